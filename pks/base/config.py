@@ -1,0 +1,290 @@
+"""Configuration: defaults, then a TOML file, then the environment, then flags; checked once, at the start.
+
+Owns the names, types and bounds of every setting and where each value came from. The command line and the supervisor load it;
+workers are handed the result. It opens no file but the configuration's and reads no environment but what it is given.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from pks.base import limits
+from pks.base.errors import Fatal, shown
+
+WaitSetting = Literal["auto", "spin", "yield", "park"]
+EdgesSetting = Literal["embedded", "external", "none"]
+SizesSetting = Literal["auto", "small", "normal"]
+
+InstanceName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]*$|^$", max_length=limits.INSTANCE_CHARACTERS_MAX)]
+Core = Annotated[int, Meta(ge=0, le=1 << 16)]
+Capacity = Annotated[int, Meta(ge=0, le=1 << 28)]
+
+
+class ConfigError(Fatal):
+    """A setting is unknown, of the wrong type, out of bounds, or the file cannot be read; names where and which."""
+
+    def __init__(self, where: str, key: str, reason: str) -> None:
+        super().__init__(f"configuration, {where}: {key}: {reason}" if key else f"configuration, {where}: {reason}")
+        self.where, self.key, self.reason = where, key, reason
+
+
+class Shm(Struct, frozen=True, kw_only=True):
+    """`[shm]`: shared memory. A capacity of 0 takes the one of the set; others must be powers of two."""
+
+    group: str = ""  # group that may read the segments; "" is the user's own
+    sizes: SizesSetting = "auto"  # auto: small where /dev/shm has little room, and that is said
+    events: Capacity = 0  # records in the events ring
+    matches: Capacity = 0  # records in a shard's matches ring
+    updates: Capacity = 0  # records in a shard's updates ring
+    positions: Capacity = 0  # slots over all shards
+    instruments: Capacity = 0  # rows of the reference data
+    books: Capacity = 0
+    accounts: Capacity = 0
+
+
+class Journal(Struct, frozen=True, kw_only=True):
+    """`[journal]`: the files of events."""
+
+    segment_records: Annotated[int, Meta(ge=limits.SEGMENT_RECORDS_MIN, le=limits.SEGMENT_RECORDS_MAX)] = limits.SEGMENT_RECORDS
+    retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 30  # age from which `pks journal archive` packs a closed file; none is deleted
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Every setting, as the configuration file spells it."""
+
+    data_dir: str = ""  # "" is pks/<instance or "default"> under XDG_DATA_HOME or ~/.local/share; always absolute once loaded
+    instance: InstanceName = ""  # ends the names of segments, so that several systems share a host
+    shards: Annotated[int, Meta(ge=1, le=limits.SHARDS_MAX)] = 1
+    wait: WaitSetting = "auto"
+    wait_of: dict[str, WaitSetting] = {}  # worker -> its own, as [wait_of]
+    cores: dict[str, Core] = {}  # worker -> core that it is pinned to, as [cores]; the others are placed by the supervisor
+    edges: EdgesSetting = "none"
+    desk: str = ""  # folder of reference data and opening lots that is loaded at each start; "demo" is the packaged desk
+    demo_rate: Annotated[float, Meta(ge=0, le=1e6)] = 0.0  # fills a second of a generated trading day; 0: nothing streams
+    stop_timeout: Annotated[int, Meta(ge=1, le=limits.STOP_TIMEOUT_SECONDS_MAX)] = limits.STOP_TIMEOUT_SECONDS  # seconds
+    checkpoint_events: Annotated[int, Meta(ge=limits.CHECKPOINT_EVENTS_MIN, le=1 << 40)] = limits.CHECKPOINT_EVENTS
+    dedup_keys: Annotated[int, Meta(ge=limits.DEDUP_KEYS_MIN, le=1 << 30)] = limits.DEDUP_KEYS_MAX  # a power of two
+    shm: Shm = Shm()
+    journal: Journal = Journal()
+
+
+class Loaded(NamedTuple):
+    """A configuration and what a person may ask about it."""
+
+    config: Config
+    origins: dict[str, str]  # "shm.events" -> "file /etc/pks.toml", "PKS_SHM_EVENTS", "flag"; what is absent is a default
+    notes: tuple[str, ...]  # lines to log: variables that look like settings and are none
+
+
+class Sizes(NamedTuple):
+    """Capacities in force, and the line that says why."""
+
+    events: int
+    matches: int
+    updates: int
+    positions: int
+    instruments: int
+    books: int
+    accounts: int
+    said: str
+
+
+SIZES: dict[Literal["small", "normal"], tuple[int, int, int, int, int, int, int]] = {
+    "normal": (
+        limits.EVENTS_CAPACITY,
+        limits.MATCHES_CAPACITY,
+        limits.UPDATES_CAPACITY,
+        limits.POSITIONS_MAX,
+        limits.INSTRUMENTS_MAX,
+        limits.BOOKS_MAX,
+        limits.ACCOUNTS_MAX,
+    ),
+    "small": (
+        limits.EVENTS_CAPACITY_SMALL,
+        limits.MATCHES_CAPACITY_SMALL,
+        limits.UPDATES_CAPACITY_SMALL,
+        limits.POSITIONS_MAX_SMALL,
+        limits.INSTRUMENTS_MAX_SMALL,
+        limits.BOOKS_MAX_SMALL,
+        limits.ACCOUNTS_MAX_SMALL,
+    ),
+}
+"""The two sets, in the order of `Sizes`."""
+
+OTHER_VARIABLES = {"PKS_CONFIG", "PKS_CACHE_DIR", "PKS_TEST_SEED"}
+"""Variables of the environment that start with PKS_ and are not settings."""
+
+
+def load_config(file: Path | None = None, environ: Mapping[str, str] = os.environ, flags: Mapping[str, object] | None = None) -> Loaded:
+    """The configuration in force: defaults < file < environment < flags.
+
+    file: a TOML file; None takes the one that PKS_CONFIG names, if any. environ: setting `a.b` is the variable PKS_A_B; tables by
+    worker (`cores`, `wait_of`) are written "capture=2,journal=3". flags: dotted setting -> value; None is a flag that was not given.
+    Raises ConfigError.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if file is None and environ.get("PKS_CONFIG"):
+        file = Path(environ["PKS_CONFIG"])
+    if file is not None:
+        where = f"file {file}"
+        for key, value in _flattened(_parsed(file), where):
+            _set(merged, origins, key, value, where, f"file {file}", strict=True)
+    notes = []
+    for variable, text in environ.items():
+        if not variable.startswith("PKS_") or variable in OTHER_VARIABLES:
+            continue
+        setting = _VARIABLES.get(variable)
+        if setting is None:
+            notes.append(f"the variable {variable} is not a setting of PKS and was not looked at")
+            continue
+        value = _table_of(text, variable, setting) if setting in _TABLES else text
+        _set(merged, origins, setting, value, "environment", variable, strict=False, named=variable)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            _set(merged, origins, key, value, "flag", "flag", strict=False)
+    config = _with_data_dir(_built(merged), environ)
+    _check_together(config, origins)
+    return Loaded(config, origins, tuple(notes))
+
+
+def settings() -> tuple[str, ...]:
+    """Every setting's dotted name, in the order of the classes."""
+    return tuple(_TYPES)
+
+
+def resolve_sizes(shm: Shm, shm_free_bytes: int) -> Sizes:
+    """The capacities in force on a host with `shm_free_bytes` free in /dev/shm; single settings win over the set."""
+    free = f"{shm_free_bytes >> 20} MB free in /dev/shm"
+    chosen: Literal["small", "normal"]
+    if shm.sizes == "auto":
+        chosen = "small" if shm_free_bytes < limits.SHM_SMALL_BYTES else "normal"
+        said = f"segment sizes: {chosen} ({free}; small below {limits.SHM_SMALL_BYTES >> 20} MB)"
+    else:
+        chosen = shm.sizes
+        said = f"segment sizes: {chosen} (as configured; {free})"
+    given = (shm.events, shm.matches, shm.updates, shm.positions, shm.instruments, shm.books, shm.accounts)
+    events, matches, updates, positions, instruments, books, accounts = (
+        own or common for own, common in zip(given, SIZES[chosen], strict=True)
+    )
+    changed = [f"{name}={value}" for name, value in zip(Sizes._fields, given, strict=False) if value]
+    if changed:
+        said += ", with " + ", ".join(changed)
+    return Sizes(events, matches, updates, positions, instruments, books, accounts, said)
+
+
+def _types_of(struct: type[Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and type of every setting."""
+    hints = get_type_hints(struct, include_extras=True)
+    for field in msgspec.structs.fields(struct):
+        kind = hints[field.name]
+        if isinstance(kind, type) and issubclass(kind, Struct):
+            yield from _types_of(kind, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, kind
+
+
+_TYPES: dict[str, Any] = dict(_types_of(Config))
+_SECTIONS = {name.partition(".")[0] for name in _TYPES if "." in name}
+_TABLES = {"cores", "wait_of"}
+_VARIABLES = {"PKS_" + name.replace(".", "_").upper(): name for name in _TYPES}
+assert len(_VARIABLES) == len(_TYPES), "no two settings share a variable"
+assert not OTHER_VARIABLES & _VARIABLES.keys(), "a variable is a setting or it is not"
+_POWERS_OF_TWO = ("dedup_keys", "journal.segment_records", *(f"shm.{name}" for name in Sizes._fields if name != "said"))
+assert set(_POWERS_OF_TWO) <= _TYPES.keys(), "they are settings"
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    where = f"file {file}"
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(limits.CONFIG_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(where, "", f"cannot be read: {error.strerror}") from error
+    if len(raw) > limits.CONFIG_FILE_BYTES_MAX:
+        raise ConfigError(where, "", f"is larger than {limits.CONFIG_FILE_BYTES_MAX} bytes")
+    try:
+        return tomllib.loads(raw.decode())
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise ConfigError(where, "", f"is not TOML: {error}") from error
+
+
+def _flattened(tree: dict[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    """Sections opened to dotted names; tables by worker stay whole."""
+    for key, value in tree.items():
+        if key not in _SECTIONS:
+            yield key, value
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{inner}", inner_value) for inner, inner_value in value.items())
+        else:
+            raise ConfigError(where, key, f"must be a section [{key}]")
+
+
+def _set(
+    merged: dict[str, Any], origins: dict[str, str], key: str, value: object, where: str, origin: str, *, strict: bool, named: str = ""
+) -> None:
+    """Check one value by itself, so that the error names the place that it came from, and lay it over the lower ones."""
+    if key not in _TYPES:
+        raise ConfigError(where, key, "no such setting" + _nearest(key))
+    try:
+        merged[key] = msgspec.convert(value, _TYPES[key], strict=strict)
+    except msgspec.ValidationError as error:
+        raise ConfigError(where, named or key, f"{shown(value)}: {error}") from error
+    origins[key] = origin
+
+
+def _nearest(key: str) -> str:
+    from difflib import get_close_matches  # only on the way to an error
+
+    close = get_close_matches(key, _TYPES, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _table_of(text: str, variable: str, setting: str) -> dict[str, Any]:
+    """ "capture=2,journal=3" as a table."""
+    table: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        worker, equals, value = part.partition("=")
+        if not equals or not worker.strip():
+            raise ConfigError("environment", variable, f"{shown(text)}: write it as worker=value,worker=value")
+        table[worker.strip()] = int(value) if setting == "cores" and re.fullmatch(r"\s*\d{1,9}\s*", value) else value.strip()
+    return table
+
+
+def _built(merged: dict[str, Any]) -> Config:
+    top = {key: value for key, value in merged.items() if "." not in key}
+    shm = Shm(**{key.removeprefix("shm."): value for key, value in merged.items() if key.startswith("shm.")})
+    journal = Journal(**{key.removeprefix("journal."): value for key, value in merged.items() if key.startswith("journal.")})
+    return Config(**top, shm=shm, journal=journal)
+
+
+def _with_data_dir(config: Config, environ: Mapping[str, str]) -> Config:
+    """The folder made absolute: what is relative counts from the working directory."""
+    if config.data_dir:
+        folder = Path(config.data_dir).expanduser()
+    elif environ.get("XDG_DATA_HOME"):
+        folder = Path(environ["XDG_DATA_HOME"], "pks", config.instance or "default")
+    else:
+        folder = Path(os.path.expanduser("~"), ".local", "share", "pks", config.instance or "default")
+    return msgspec.structs.replace(config, data_dir=str(folder.absolute()))
+
+
+def _check_together(config: Config, origins: dict[str, str]) -> None:
+    """What no single value shows."""
+    flat = msgspec.to_builtins(config)
+    for key in _POWERS_OF_TWO:
+        section, _, name = key.rpartition(".")
+        value = flat[section][name] if section else flat[name]
+        if value and not limits.is_power_of_two(value):
+            raise ConfigError(origins.get(key, "default"), key, f"{value} is not a power of two")
+    if config.shm.events and config.shm.events < limits.EVENTS_CAPACITY_SMALL:
+        least = limits.EVENTS_CAPACITY_SMALL
+        raise ConfigError(origins["shm.events"], "shm.events", f"{config.shm.events} is under {least}, which two groups need")

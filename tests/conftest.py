@@ -1,0 +1,68 @@
+"""What every test shares: the folder of compiled code, the printed seed, and waiting for a condition.
+
+It sets the environment before any test module imports `pks`, so tests and the processes that they start share one cache inside
+the tree. Time in tests comes from `ManualClock`; chance from `seed` or `rng`, which PKS_TEST_SEED repeats.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from zlib import crc32
+
+os.environ.setdefault("PKS_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".cache" / "pks"))
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import core as hypothesis_core
+
+import pks
+
+SEED = int(os.environ.get("PKS_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+os.environ["PKS_TEST_SEED"] = str(SEED)  # processes that tests start use the same one
+
+POLL_SECONDS = 0.002
+
+# A kernel's first call compiles, and two shared cores stall for longer than any per-example deadline: pytest-timeout watches.
+hypothesis.settings.register_profile("pks", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("pks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hypothesis draws from our seed too, unless its own flag gives one."""
+    if config.getoption("hypothesis_seed", None) is None:
+        hypothesis_core.global_force_seed = SEED
+
+
+def pytest_report_header() -> list[str]:
+    return [f"seed: PKS_TEST_SEED={SEED}", f"pks: {Path(pks.__file__).parent}, compiled code in {os.environ['NUMBA_CACHE_DIR']}"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The seed again where a failing run is read from: its end."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"to repeat the random choices: PKS_TEST_SEED={SEED}")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """This test's own seed: the run's, mixed with the test's name, so that it does not depend on which tests run."""
+    return crc32(request.node.nodeid.encode(), SEED)
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def wait_until(condition: Callable[[], object], deadline: float, what: str = "") -> None:
+    """Return as soon as `condition()` is true; fail the test when it is not within `deadline` seconds. `what` names it in the text."""
+    end = time.monotonic() + deadline
+    while not condition():
+        if time.monotonic() >= end:
+            pytest.fail(f"not within {deadline} s: {what or getattr(condition, '__name__', condition)}")
+        time.sleep(POLL_SECONDS)
