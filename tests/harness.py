@@ -1,0 +1,167 @@
+"""A whole core in one process without shared memory: capture's fold and one or several shards over a journal that is an array."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pks.base.errors import Code
+from pks.engine.booking.admit import Admitted
+from pks.engine.instruments.events import definition_event
+from pks.engine.lots.reentry import reentry_event
+from pks.engine.lots.state import KEYS_COUNT, MATCHES, VERDICTS, Results
+from pks.layouts.codes import Flag, Kind, MatchKind
+from pks.layouts.event import EVENT
+from pks.workers.booking import Booking, DayFiles
+from pks.workers.dump import dump_events
+from pks.workers.positions import Positions
+
+NOW_NS = 1_742_000_000_000_000_000  # 2025-03-15
+SetName = tuple[int, int, int]  # closing event, book, instrument
+
+
+class Fold:
+    """One or several shards over a journal, and what they said."""
+
+    def __init__(self, records: Any, shards: int = 1, **sizes: int) -> None:
+        self.records = records
+        self.positions = [Positions(records, index=k, shards=shards, **sizes) for k in range(shards)]
+        self.verdicts: dict[int, int] = {}
+        self.matches: dict[SetName, Any] = {}
+        self.said: list[Any] = []  # every match record, in order
+        for position in self.positions:
+            position.shard.wait_for_set = self._set_of
+
+    def _set_of(self, transfer: int, version: int) -> Any:
+        for position in self.positions:
+            for made in position.shard.sets.get(transfer, ()):
+                if made.version == version:
+                    return made
+        raise AssertionError(f"no shard has given the lots of transfer {transfer}, version {version}")
+
+    def apply(self, first: int, last: int) -> None:
+        """Apply events first..last; the giver of a transfer goes before its receiver, which would wait for it."""
+        start = first
+        for n in range(first, last + 1):
+            if self.records[n]["to_book_id"] or n == last:
+                if start < n:
+                    self._apply_part(start, n - 1)
+                self._apply_part(n, n)
+                start = n + 1
+
+    def _apply_part(self, first: int, last: int) -> None:
+        giver = int(self.records[first]["book_id"])
+        for position in sorted(self.positions, key=lambda p: not p.shard.owns(giver)):
+            position.apply(self.records, -1, first, last, self._taken)
+
+    def _taken(self, out: Results) -> None:
+        for verdict in out.verdicts[: out.counts[VERDICTS]]:
+            self.verdicts[int(verdict["sequence"])] = int(verdict["code"])
+        matches = out.matches[: out.counts[MATCHES]].copy()
+        self.said.append(matches)
+        names = list(zip(matches["sequence"].tolist(), matches["book_id"].tolist(), matches["instrument_id"].tolist(), strict=True))
+        for name in dict.fromkeys(names):
+            chosen = matches[[other == name for other in names]]
+            if not np.array_equal(chosen["index"], np.arange(chosen[0]["count"])):
+                raise AssertionError(f"a match set is not whole: {name} {chosen['index']} of {chosen[0]['count']}")
+            if chosen[0]["kind"] == MatchKind.NO_MATCH:
+                self.matches.pop(name, None)
+            else:
+                self.matches[name] = chosen
+
+    def keys(self) -> list[Any]:
+        """Every key of every shard."""
+        return [key for p in self.positions for key in p.shard.state.keys[: p.shard.state.meta[KEYS_COUNT]]]
+
+
+class Core:
+    """Books groups one after another. batch: groups that share one end of batch (1: each has its own)."""
+
+    def __init__(self, folder: Path, shards: int = 1, capacity: int = 1 << 16, *, batch: int = 1, **sizes: int) -> None:
+        self.records = np.zeros(capacity, EVENT)
+        self.booking = Booking(lambda sequence: self.records[sequence], DayFiles(folder / "dedup"))
+        self.fold = Fold(self.records, shards, **sizes)
+        self.batch, self.waiting, self.applied = batch, 0, 0
+        self.booking.admission.verdict_of = self.verdict_of
+
+    @property
+    def positions(self) -> list[Positions]:
+        """The shards."""
+        return self.fold.positions
+
+    @property
+    def verdicts(self) -> dict[int, int]:
+        """What the shards refused."""
+        return self.fold.verdicts
+
+    @property
+    def matches(self) -> dict[SetName, Any]:
+        """The current match sets."""
+        return self.fold.matches
+
+    @property
+    def sequence(self) -> int:
+        """The last event's."""
+        return self.booking.sequence
+
+    def verdict_of(self, sequence: int) -> int:
+        """Code by which a shard refused an event, 0 for none."""
+        self.flush()
+        return self.verdicts.get(sequence, 0)
+
+    def book(self, group: Any, now_ns: int = NOW_NS) -> Admitted:
+        """Admit, place and apply one group."""
+        outcome = self.booking.admit(np.array(group, EVENT), now_ns)
+        if outcome.records is None:
+            return outcome
+        first = self.booking.sequence + 1
+        placed = self.booking.place(outcome.records, now_ns, 0)
+        self.waiting += 1
+        if self.waiting < self.batch:
+            placed["flags"] &= np.uint16(0xFFFF ^ Flag.END_OF_BATCH)
+        self.records[first : first + len(placed)] = placed
+        if self.waiting >= self.batch:
+            self.flush()
+        code = next((self.verdicts[n] for n in range(first, self.sequence + 1) if n in self.verdicts), int(Code.ACCEPTED))
+        return Admitted(code, placed, first)
+
+    def flush(self) -> None:
+        """End the batch: apply what was placed, and book what the shards send back in."""
+        if self.applied < self.sequence:
+            last = self.records[self.sequence]
+            last["flags"] = int(last["flags"]) | Flag.END_OF_BATCH
+            first, self.applied, self.waiting = self.applied + 1, self.sequence, 0
+            self.fold.apply(first, self.sequence)
+            for position in self.positions:
+                sent, position.shard.reentries[:] = list(position.shard.reentries), []
+                for transfer, cause in sent:
+                    self.reenter(transfer, cause)
+            self.flush()
+
+    def reenter(self, transfer: int, cause: int) -> None:
+        """Book the amendment by which changed lots of a transfer reach its receiver."""
+        outcome = self.book(reentry_event(self.records[transfer], cause))
+        assert outcome.code in (Code.ACCEPTED, Code.DUPLICATE), Code(outcome.code).name
+
+    def define(self, definition: Any) -> int:
+        """Row id of a definition, booked."""
+        outcome = self.book(definition_event(definition))
+        assert outcome.code in (Code.ACCEPTED, Code.DUPLICATE), Code(outcome.code).name
+        assert outcome.records is not None
+        return int(outcome.records[0]["original"])
+
+    def keys(self) -> list[Any]:
+        """Every key of every shard."""
+        return self.fold.keys()
+
+    def dump(self, upto: int | None = None) -> list[dict[str, Any]]:
+        """The journal as `pks journal dump` prints it."""
+        return list(dump_events(self.records, -1, 1, self.sequence if upto is None else upto, self.booking.catalogue))
+
+    def last(self) -> dict[str, Any]:
+        """The last event, dumped."""
+        record = self.records[self.sequence]
+        first = self.sequence - int(record["group_index"]) if int(record["kind"]) == Kind.DETAIL else self.sequence
+        return next(dump_events(self.records, -1, first, first, self.booking.catalogue))
