@@ -1,0 +1,101 @@
+"""`pks status`: workers, cursors and lags of the running system."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pks.cli.group import quiet_config, system_options
+from pks.cli.running import Running, find_running
+
+EDGES = ("postgres", "nats", "questdb", "redis")
+
+
+@click.command()
+@system_options
+@click.option("--json", "as_json", is_flag=True, help="one JSON object")
+def status(config: Path | None, data_dir: Path | None, instance: str | None, as_json: bool) -> None:
+    """Show the state of the running system; exit 1 when none runs."""
+    running = find_running(Path(quiet_config(config, data_dir, instance).data_dir))
+    facts = status_of(running)
+    click.echo(json.dumps(facts, indent=1) if as_json else _as_table(facts))
+
+
+def status_of(running: Running) -> dict[str, Any]:
+    """The answer of `pks status --json`. Raises StaleHost, SegmentMissing when the system ends meanwhile."""
+    from pks.layouts.segment import WorkerState
+    from pks.topology import Host
+
+    host = Host.open(running.instance, running.data_dir)
+    workers, shadow, applied = [], {"compared": 0, "differences": 0}, []
+    owners = {}
+    facts, now_ns = host.control.workers(), time.monotonic_ns()
+    for worker in facts:
+        owners[worker.owner] = worker.name
+        alive = worker.pid != 0
+        if worker.name.startswith("accumulator-"):
+            applied.append(worker.cursor)
+        workers.append(
+            {
+                "name": worker.name,
+                "pid": worker.pid or None,
+                "state": WorkerState(worker.state).name,
+                "restarts": worker.restarts_count,
+                "heartbeat_age_ms": (now_ns - worker.heartbeat_ns) // 1_000_000 if alive and worker.heartbeat_ns else None,
+                "cursor": worker.cursor,
+                "lag": worker.lag,
+                "last_error": worker.last_error or None,
+            }
+        )
+    for cell in host.control.read_cells():
+        if owners.get(cell.owner) == "shadow" and cell.name in shadow and isinstance(cell.value, int):
+            shadow[cell.name] = cell.value
+    state = host.system_state.name
+    return {
+        "state": state,
+        "pid": running.pid,
+        "instance": running.instance,
+        "data_dir": str(running.data_dir),
+        "shards": host.shards,
+        "sequence": _sequences(host, state, applied),
+        "workers": workers,
+        "edges": {
+            edge: {"mode": running.edges, "state": "OFF", "pid": None, "url": None, "cursor": None, "lag": None, "last_error": None}
+            for edge in EDGES
+        },
+        "endpoints": running.endpoints,
+        "shadow": shadow,
+    }
+
+
+def _sequences(host: Any, state: str, applied: list[int]) -> dict[str, int | None]:
+    """Where capture, journal and the slowest accumulator are; unknown while the system starts."""
+    if state == "STARTING":
+        return {"accepted": None, "durable": None, "applied": None}
+    return {"accepted": host.events.head, "durable": host.durable_sequence, "applied": min(applied, default=None)}
+
+
+def _as_table(facts: dict[str, Any]) -> str:
+    sequence = facts["sequence"]
+    named = f" {facts['instance']}" if facts["instance"] else ""
+    lines = [
+        f"system{named} {facts['state']}, pid {facts['pid']}, {facts['shards']} shard(s), {facts['data_dir']}",
+        f"sequence: accepted {_shown(sequence['accepted'])}, durable {_shown(sequence['durable'])}, applied {_shown(sequence['applied'])}",
+        f"shadow: {facts['shadow']['compared']} compared, {facts['shadow']['differences']} different",
+        "",
+        f"{'worker':18} {'state':9} {'pid':>8} {'restarts':>8} {'beat ms':>8} {'cursor':>12} {'lag':>8}  last error",
+    ]
+    for worker in facts["workers"]:
+        lines.append(
+            f"{worker['name']:18} {worker['state']:9} {_shown(worker['pid']):>8} {worker['restarts']:>8} "
+            f"{_shown(worker['heartbeat_age_ms']):>8} {worker['cursor']:>12} {worker['lag']:>8}  {worker['last_error'] or ''}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def _shown(value: int | None) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,163 @@
+"""A producer: one intake ring of the running system, claimed; records in, one answer a group back, in order.
+
+Used by `pks book`, the loader of reference data and every program that books on the host. Reads reference data from the journal, where each
+definition stands whole. Never blocks for ever: a full ring is told, and the caller goes on later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from pks.base.errors import Retryable
+from pks.engine.instruments.catalogue import Catalogue
+from pks.engine.instruments.definitions import AnyDefinition, Source, decode
+from pks.layouts.codes import Subject
+from pks.layouts.detail import text_of
+from pks.layouts.event import EVENT
+from pks.segments.claims import Claim, take_claim
+from pks.segments.errors import AlreadyClaimed
+from pks.segments.journal_view import JournalView
+from pks.segments.ring import RingReader, RingWriter
+from pks.segments.wait import Waker
+from pks.topology import Host, Paths
+
+REPLY_BATCH = 4096
+NO_ROOM = -1
+POLL_SECONDS = 0.0005
+
+
+class NoFreeIntake(Retryable):
+    """Every intake ring for sources is claimed by another program."""
+
+    def __init__(self, rings: int) -> None:
+        super().__init__(f"all {rings} intake rings are taken by other programs; try again when one has ended")
+        self.rings = rings
+
+
+class DoorClosed(Retryable):
+    """The system starts or stops: it takes no input now."""
+
+    def __init__(self) -> None:
+        super().__init__("SHUTTING_DOWN: the system takes no input now (it starts or stops)")
+
+
+class NoAnswer(Retryable):
+    """The system has not answered in time; what was sent may or may not be booked, and may be sent again."""
+
+    def __init__(self, outstanding: int, seconds: float) -> None:
+        super().__init__(f"no answer to {outstanding} records within {seconds:g} s; they may be sent again")
+        self.outstanding = outstanding
+
+
+def read_definitions(view: JournalView, table: Any) -> Iterator[tuple[Subject, int, int, AnyDefinition]]:
+    """(subject, row id, sequence, definition) of every row of the reference data segment, in the order of their events."""
+    rows = table.snapshot()
+    rows = rows[np.argsort(rows["definition_sequence"], kind="stable")]
+    for row in rows:
+        sequence = int(row["definition_sequence"])
+        if sequence > view.extent[1] or view.extent[1] == 0:
+            view.refresh()
+        count = int(view.records[sequence]["group_count"])
+        group = np.array(view.records[sequence : sequence + count], EVENT)
+        yield Subject(int(row["subject"])), int(row["row_id"]), sequence, decode(text_of(group))
+
+
+def read_catalogue(host: Host, data_dir: Path) -> Catalogue:
+    """The reference data of the running system as it is now."""
+    catalogue = Catalogue()
+    view = JournalView(Paths(data_dir).journal)
+    for subject, row_id, sequence, definition in read_definitions(view, host.refdata):
+        catalogue.apply(subject, row_id, definition, sequence)
+    return catalogue
+
+
+class Producer:
+    """A claimed intake ring. `send` puts groups in, `answers` takes what came back; `book` does both for a few groups."""
+
+    def __init__(self, host: Host, data_dir: Path) -> None:
+        self.host, self.data_dir = host, data_dir
+        self.claim, self.number = self._take_ring()
+        intake = host.intake(self.number)
+        self.intake = intake
+        self.requests, self.replies = RingWriter(intake.requests), RingReader(intake.replies, "source")
+        self.waker = Waker(intake.requests, host.instance)
+        self.sent = intake.requests.head
+        while len(self.replies.read(REPLY_BATCH)):  # answers to a producer that is gone
+            self.replies.finish()
+
+    @classmethod
+    def open(cls, instance: str, data_dir: Path) -> Producer:
+        """On the running system. Raises SegmentMissing, StaleHost, NoFreeIntake."""
+        return cls(Host.open(instance, data_dir, produces=True), data_dir)
+
+    def _take_ring(self) -> tuple[Claim, int]:
+        run = Paths(self.data_dir).run
+        for number in range(1, self.host.sources):
+            try:
+                return take_claim(run, f"intake-{number}"), number
+            except AlreadyClaimed:
+                continue
+        raise NoFreeIntake(self.host.sources - 1)
+
+    def send(self, records: Any) -> int:
+        """Publish whole groups (EVENT[n]), all or nothing; the ticket of the first record, NO_ROOM when the ring is full now."""
+        if not self.intake.is_open:
+            raise DoorClosed
+        if self.requests.free(len(records)) < len(records):
+            return NO_ROOM
+        first = self.intake.requests.head + 1
+        published = self.requests.publish(records)
+        assert published == len(records), "there was room"
+        self.waker.wake()
+        return int(first)
+
+    def answers(self) -> Any:
+        """REPLY[n]: what has come back since the last call, perhaps nothing."""
+        replies = self.replies.read(REPLY_BATCH)
+        if len(replies):
+            self.replies.finish()
+        return replies
+
+    def book(self, groups: Iterable[Any], timeout: float = 60.0) -> list[Any]:
+        """Send groups one after another and wait for all answers: one REPLY each, in order. Raises NoAnswer, DoorClosed."""
+        answers: list[Any] = []
+        waiting = 0
+        deadline = time.monotonic() + timeout
+        for group in groups:
+            while self.send(group) == NO_ROOM:
+                answers.extend(self.answers())
+                self._breathe(deadline, 1)
+            waiting += 1
+        while len(answers) < waiting:
+            fresh = self.answers()
+            answers.extend(fresh)
+            if not len(fresh):
+                self._breathe(deadline, waiting - len(answers))
+        return answers
+
+    def _breathe(self, deadline: float, outstanding: int) -> None:
+        """Let capture work; notice when it does not."""
+        self.intake.segment.check_live()
+        if time.monotonic() > deadline:
+            raise NoAnswer(outstanding, 60.0)
+        time.sleep(POLL_SECONDS)
+
+    def define_sources(self, catalogue: Catalogue, codes: Iterable[str]) -> list[AnyDefinition]:
+        """The definitions of sources that are not known yet, to be booked before trades that name them."""
+        return [Source(code=code) for code in dict.fromkeys(codes) if code and not catalogue.id_of(Subject.SOURCE, code)]
+
+    def close(self) -> None:
+        """Give the ring back."""
+        self.claim.release()
+
+    def __enter__(self) -> Producer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

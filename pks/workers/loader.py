@@ -1,0 +1,178 @@
+"""The loader: reference data and opening lots of a desk folder into the running system, and the demo's generated trading day.
+
+Everything goes in at the top, through intake ring 0, like any other input; a definition that is known already is answered as a duplicate
+and journaled once only, so every start may load the same folder again. Reads files; writes no segment but its ring.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pks.base.clock import format_time
+from pks.base.errors import CODES, Code, Refused
+from pks.edges.files.desk import packaged_desk, read_desk
+from pks.engine.booking.border import DEFAULT_SOURCE, Border
+from pks.engine.instruments.catalogue import Catalogue
+from pks.engine.instruments.definitions import AnyDefinition, Source, subject_of
+from pks.engine.instruments.events import definition_event
+from pks.layouts.codes import Subject
+from pks.segments.ring import RingReader, RingWriter
+from pks.segments.wait import Waker
+from pks.workers.demo import DEMO_SOURCE, DemoDay
+from pks.workers.runtime import Context
+
+DEMO_BATCH_MAX = 512
+
+
+class Loader:
+    """Implements runtime.Worker: a list of groups to send, then a day to stream."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        intake = context.host.intake(0)
+        self.intake = intake
+        self.requests, self.replies = RingWriter(intake.requests), RingReader(intake.replies, "source")
+        self.waker = Waker(intake.requests, context.host.instance)
+        self.sent, self.answered = 0, 0
+        self.refused = context.cells.counter("refused")
+        self.folder = packaged_desk() if context.config.desk == "demo" else Path(context.config.desk)
+        self.steps = self._steps()
+        self.names: dict[int, str] = {}
+        self.demo: DemoDay | None = None
+        self.streamed = 0
+        self.began = 0.0
+        while len(self.replies.read(4096)):
+            self.replies.finish()
+        context.ready()
+
+    def _steps(self) -> Iterator[None]:
+        """Load the desk; each `next` does a bounded piece, and yields None while it has to wait."""
+        desk = read_desk(self.folder)
+        for error in desk.errors:
+            self.context.log.error("a row of the desk is refused", error=str(error))
+            self.context.fail(str(error))
+        definitions: list[AnyDefinition] = [*desk.definitions]
+        sources = {d.code for d in definitions if isinstance(d, Source)}
+        definitions += [Source(code=code) for code in (DEFAULT_SOURCE, DEMO_SOURCE) if code not in sources]
+        for definition in definitions:
+            yield from self._send(definition_event(definition), f"{subject_of(definition).name.lower()} {definition.code}")
+        yield from self._settled()
+        border = Border(self._catalogue(definitions))
+        for row in desk.opening_lots:
+            try:
+                yield from self._send(border.group_of(row), f"opening lot {row.lot_id}")
+            except Refused as error:
+                self.context.log.error("an opening lot is refused", lot=row.lot_id, error=str(error))
+        yield from self._settled()
+        self.context.log.info("desk loaded", folder=str(self.folder), definitions=len(definitions), opening_lots=len(desk.opening_lots))
+        if self.context.config.demo_rate:
+            marks = self.folder / "marks.csv"
+            day = random.Random(self.context.epoch)
+            self.demo = DemoDay(border, desk.opening_lots, marks, day, f"D{self.context.epoch}")
+            self.began = time.monotonic()
+
+    def _send(self, group: Any, name: str) -> Iterator[None]:
+        while self.requests.free(len(group)) < len(group) or not self.intake.is_open:
+            yield
+        self.names[int(self.intake.requests.head) + 1] = name
+        self.requests.publish_all(group)
+        self.sent += 1
+        self.waker.wake()
+
+    def _settled(self) -> Iterator[None]:
+        while self.answered < self.sent:
+            yield
+
+    def _catalogue(self, definitions: list[AnyDefinition]) -> Catalogue:
+        """The desk's definitions under the ids that capture gave them."""
+        rows = self.context.host.refdata.snapshot()
+        ids = {(int(row["subject"]), bytes(row["code"])): int(row["row_id"]) for row in rows}
+        catalogue = Catalogue()
+        for number, definition in enumerate(definitions, start=1):
+            row_id = ids.get((int(subject_of(definition)), definition.code.encode()), 0)
+            if row_id:
+                catalogue.apply(Subject(subject_of(definition)), row_id, definition, number)
+        return catalogue
+
+    def _take_answers(self) -> int:
+        replies = self.replies.read(4096)
+        if len(replies):
+            self.replies.finish()
+        for reply in replies:
+            self.answered += 1
+            name = self.names.pop(int(reply["ticket"]), "")
+            code = Code(int(reply["code"]))
+            if code not in (Code.ACCEPTED, Code.DUPLICATE):
+                self.refused.add()
+                if name:
+                    self.context.log.error("refused", what=name, code=code.name, reason=CODES[code])
+                    self.context.fail(f"{name}: {code.name}: {CODES[code]}")
+        return len(replies)
+
+    def step(self) -> int:
+        """Send what there is room for; take answers."""
+        work = self._take_answers()
+        for _ in range(64):
+            before = self.sent
+            try:
+                next(self.steps)
+            except StopIteration:
+                break
+            if self.sent == before:
+                break
+            work += 1
+        if self.demo is not None:
+            work += self._stream(self.demo)
+        self.context.cursor = self.sent
+        return work
+
+    def _stream(self, demo: DemoDay) -> int:
+        """As many generated fills as the rate wants by now."""
+        wanted = int((time.monotonic() - self.began) * self.context.config.demo_rate) - self.streamed
+        room = min(self.requests.free(), DEMO_BATCH_MAX)
+        count = min(wanted, room)
+        if count <= 0 or not self.intake.is_open:
+            return 0
+        groups = [demo.next_fill(format_time(self.context.clock.wall_ns())) for _ in range(count)]
+        self.requests.publish_all(np.concatenate(groups))
+        self.sent += count
+        self.streamed += count
+        self.waker.wake()
+        return count
+
+    def idle(self) -> None:
+        """Look again soon."""
+        self.context.nap(2_000_000)
+
+    def housekeeping(self) -> None:
+        """Progress."""
+        self.context.lag = self.sent - self.answered
+
+    def drain(self) -> bool:
+        """Nothing more is sent; what is out is answered by a capture that drains too."""
+        self.demo = None
+        self._take_answers()
+        return True
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def make(context: Context) -> Loader:
+    """The loader."""
+    return Loader(context)
+
+
+def warm() -> None:
+    """It shares capture's kernels."""
+    from pks.workers.warm import warm_booking
+
+    warm_booking()
+
+

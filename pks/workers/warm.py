@@ -1,0 +1,169 @@
+"""Calling every kernel once with the argument types that the workers use, so that a forked worker finds them compiled.
+
+Run in the zygote. A small desk is booked through capture's fold and through shards: every kind of event, every lot method, from writable
+arrays (rings) and read-only ones (the journal). Touches no shared memory; its files live in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pks.base.clock import NS_PER_DAY
+from pks.base.errors import Code
+from pks.engine.booking.keys import inline_id
+from pks.engine.booking.take import take_trades
+from pks.engine.instruments.definitions import AnyDefinition, Book, Currency, Entity, Instrument, Source
+from pks.engine.instruments.events import definition_event
+from pks.engine.lots.snapshot import export_state, import_state
+from pks.engine.lots.state import KEYS_COUNT
+from pks.layouts.codes import Flag, Kind, Method, Oversell, Side
+from pks.layouts.event import EVENT, EVENT_WORDS, REPLY
+from pks.layouts.match import MATCH, VERDICT
+from pks.layouts.slots import UPDATE
+from pks.segments.ring import PLACES_MAX, Place, Ring, RingReader, RingWriter, ring_bytes, ring_claim, ring_commit, ring_wake
+from pks.segments.wait import Wait, Waiter
+from pks.workers.booking import Booking, DayFiles
+from pks.workers.positions import Positions
+
+DAY = 20_000
+NOW_NS = (DAY + 30) * NS_PER_DAY
+CAPACITY = 1 << 10
+
+
+def _definitions() -> list[AnyDefinition]:
+    common: dict[str, Any] = {"currency": "USD", "settle_ccy": "USD", "quote_factor": "1", "price_scale": 2, "qty_scale": 2, "money_scale": 18}
+    flags: dict[str, Any] = {"negative_price": False, "zero_price": False, "traded_asset": True}
+    return [
+        Currency(code="USD", minor_digits=2),
+        Currency(code="BTC", minor_digits=8),
+        Entity(code="E", functional_currency="USD", timezone="UTC"),
+        Source(code="S"),
+        *(
+            Book(code=method.name, entity="E", method=method.name, oversell=oversell.name, report_currency="USD", zone="UTC")
+            for method, oversell in zip(Method, (Oversell.FLIP, Oversell.REJECT) * 3, strict=False)
+        ),
+        Instrument(code="LINEAR", asset_class="FUTURE", base_currency="BTC", cleared=True, **common, **flags),
+        Instrument(code="INVERSE", asset_class="CRYPTO_PERP", base_currency="BTC", contract_type="INVERSE", cleared=False, **common, **flags),
+    ]
+
+
+class SmallCore:
+    """Capture's fold and one shard over an array, as the workers have them over rings and the journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.records = np.zeros(CAPACITY, EVENT)
+        self.booking = Booking(lambda sequence: self.records[sequence], DayFiles(folder / "keys"), keys=64)
+        self.journal = self.records.view()
+        self.journal.flags.writeable = False
+        self.live = Positions(self.journal, keys=8, lots=16)
+        self.number = 0
+        for definition in _definitions():
+            self.book(definition_event(definition))
+
+    def book(self, group: Any) -> int:
+        """Admit, place and apply a group; its first sequence, 0 when refused."""
+        outcome = self.booking.admit(group, NOW_NS)
+        if outcome.records is None:
+            return 0
+        first = self.booking.sequence + 1
+        placed = self.booking.place(outcome.records, NOW_NS, 0)
+        self.records[first : first + len(placed)] = placed
+        self.live.apply(self.records, CAPACITY - 1, first, self.booking.sequence)
+        return first
+
+    def event(self, kind: Kind, book: int = 1, instrument: int = 1, **fields: Any) -> Any:
+        """EVENT[1] of a new trade id."""
+        self.number += 1
+        e = np.zeros(1, EVENT)
+        e["kind"], e["group_count"], e["book_id"], e["instrument_id"], e["source_id"] = kind, 1, book, instrument, 1
+        e["price_scale"], e["qty_scale"], e["money_scale"], e["trade_id"] = 2, 2, 18, inline_id(f"T{self.number}")
+        e["trade_time_ns"], e["side"], e["qty_raw"], e["price_raw"] = DAY * NS_PER_DAY, Side.BUY, 1000, 10_000
+        e["flags"] = Flag.HAS_PRICE
+        for name, value in fields.items():
+            e[name] = value
+        return e
+
+    def correct(self, kind: Kind, trade: Any, **fields: Any) -> int:
+        """Book a correction of `trade`."""
+        e = np.zeros(1, EVENT)
+        e["kind"], e["group_count"], e["trade_id"] = kind, 1, trade["trade_id"]
+        for name in ("price_scale", "qty_scale", "money_scale"):
+            e[name] = trade[name]
+        for name, value in fields.items():
+            e[name] = value
+        return self.book(e)
+
+
+def _book_everything(core: SmallCore) -> None:
+    for book in range(1, len(Method) + 1):
+        for instrument in (1, 2):
+            first = core.event(Kind.TRADE, book, instrument)
+            opened = core.book(first)
+            core.book(core.event(Kind.TRADE, book, instrument, price_raw=10_100))
+            core.book(core.event(Kind.TRADE, book, instrument, side=Side.SELL, qty_raw=300, lot=opened))
+            core.book(core.event(Kind.TRADE, book, instrument, trade_time_ns=(DAY - 1) * NS_PER_DAY))  # late: a re-derivation
+            core.correct(Kind.CANCEL, first)
+    fee = {"fee_raw": 1, "fee_scale": 2, "fee_currency_id": 2}
+    traded = core.event(Kind.TRADE, flags=Flag.HAS_PRICE | Flag.HAS_FEE, **fee)
+    core.book(traded)
+    core.correct(Kind.FEE, traded, flags=Flag.HAS_FEE, **fee)
+    core.correct(Kind.FEE, traded, flags=Flag.HAS_FEE, **{**fee, "fee_currency_id": 1})
+    core.correct(Kind.AMEND, traded, price_raw=9_900, subject=4, flags=Flag.HAS_PRICE)
+    core.book(core.event(Kind.TRADE, side=Side.SELL, qty_raw=900_000))  # a flip
+    core.book(core.event(Kind.TRANSFER, to_book_id=3, side=0, qty_raw=100))
+    core.book(core.event(Kind.TRANSFER, to_book_id=3, side=0, qty_raw=100, trade_time_ns=(DAY - 2) * NS_PER_DAY))
+    for days in (1, -1):
+        core.book(core.event(Kind.ACTION, 0, qty_raw=3, price_raw=2, effective_date=DAY + days, flags=0))
+        core.book(core.event(Kind.FIXING, 0, effective_date=DAY + days + 1, flags=Flag.HAS_PRICE))
+
+
+def warm_fold() -> None:
+    """Every kernel that folds events into positions, for live and recovering shards."""
+    with tempfile.TemporaryDirectory() as folder:
+        core = SmallCore(Path(folder))
+        _book_everything(core)
+        again = Positions(core.journal, keys=8, lots=16)
+        again.apply(core.journal, -1, 1, core.booking.sequence)
+        assert again.shard.state.meta[KEYS_COUNT] == core.live.shard.state.meta[KEYS_COUNT], "a replay makes the same keys"
+        import_state(export_state(again.shard.state), 0, 2)
+
+
+def warm_booking() -> None:
+    """Every kernel of capture's fold and of its compiled loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        core = SmallCore(Path(folder))
+        core.book(core.event(Kind.TRADE))
+        batch = core.event(Kind.TRADE)
+        rows = batch.view(np.int64).reshape(-1, EVENT_WORDS)
+        ring = np.zeros(16, EVENT)
+        booking = core.booking
+        taken, _, said, _ = take_trades(
+            booking.tables, batch, rows, 0, 1, ring, ring.view(np.int64).reshape(-1, EVENT_WORDS), 15, booking.sequence, 4, NOW_NS, NOW_NS,
+            booking.epoch, 0, 1, np.zeros(4, REPLY),
+        )  # fmt: skip
+        assert (taken, said) == (1, 1), Code.BAD_RECORD.name
+        fresh = Booking(lambda sequence: core.records[sequence], DayFiles(Path(folder) / "other"), keys=64)
+        fresh.learn(core.journal, -1, 1, booking.sequence)
+        fresh.learn(core.records, CAPACITY - 1, booking.sequence + 1, booking.sequence)
+        fresh.evict([DAY])
+        assert fresh.sequence == booking.sequence, "the fold reaches the end"
+
+
+def warm_rings() -> None:
+    """The kernels by which workers read and write rings, and look whether to sleep."""
+    for dtype in (EVENT, REPLY, MATCH, VERDICT, UPDATE):
+        area = np.zeros(ring_bytes(16, dtype.itemsize) // 8, np.int64)
+        ring = Ring.format(area, "warm", dtype, 16, places=[Place("gate", True, None), Place("free", False, None)])
+        writer, gate, free = RingWriter(ring), RingReader(ring, "gate"), RingReader(ring, position=-1)
+        writer.free(1)
+        writer.publish_all(np.zeros(2, dtype))
+        assert len(gate.read(4)) == len(free.read(4)) == 2, "both read what was published"
+        gate.finish()
+        ring_claim(ring.control, 1)
+        ring_commit(ring.control, 1)
+        ring_wake(ring.control, np.zeros(PLACES_MAX, np.int64))
+        Waiter([gate], Wait.SPIN).wait(1000)
