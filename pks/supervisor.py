@@ -59,6 +59,7 @@ from pks.topology import (
     semaphores_of,
     workers_of,
 )
+from pks.workers.checkpoint import checkpoints
 from pks.workers.log import Log
 from pks.workers.points import VARIABLE, arm_points
 from pks.workers.runtime import EXIT_FATAL, Launch
@@ -163,11 +164,13 @@ class _Life:
 
 
 def start_points(config: Config, paths: Paths, log: Log) -> Starts:
-    """Where a start begins: the journal's end, recovered; streams are derived again from its first event.
+    """Where a start begins: the journal's end, recovered from the newest checkpoint on, since that reflects durable events only.
 
-    Raises what `journal_recovery.recover` raises: then nothing was changed and the start must not go on.
+    Streams are derived again from the checkpoint's event. Raises what `journal_recovery.recover` raises: then nothing was changed and the
+    start must not go on.
     """
-    found = recover(paths.journal, instance=config.instance, records=config.journal.segment_records)
+    known = next((int(path.stem) for path in checkpoints(paths.checkpoints)), 0)
+    found = recover(paths.journal, known, instance=config.instance, records=config.journal.segment_records)
     if found.cut is not None:
         cut = found.cut
         log.warning("the journal's last batch was never acknowledged and is cut", first=cut.first, last=cut.last, why=cut.reason)

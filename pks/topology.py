@@ -238,16 +238,16 @@ class WorkerPlan:
 
 
 def workers_of(shards: int, loads_desk: bool = False) -> tuple[WorkerPlan, ...]:
-    """The workers of a system of `shards`, by number, which is also the order of cores for hot ones; a loader where a desk is configured."""
+    """The workers of a system of `shards`, by number, which is also the order of cores for hot ones; a loader where there is a desk."""
     loader = (WorkerPlan("loader", "pks.workers.loader:make", hot=False, stop_phase=0, silent_seconds=30.0),) if loads_desk else ()
     return (
         WorkerPlan("capture", "pks.workers.capture:make", hot=True, stop_phase=0),
         WorkerPlan("journal", "pks.workers.journal:make", hot=True, stop_phase=1, silent_seconds=30.0),  # a disk may pause
         *(
-            WorkerPlan(f"accumulator-{shard}", "pks.workers.accumulator:make", hot=True, shard=shard, stop_phase=2)
+            WorkerPlan(f"accumulator-{shard}", "pks.workers.accumulator:make", hot=True, shard=shard, stop_phase=2, silent_seconds=60.0)
             for shard in range(shards)
         ),
-        WorkerPlan("shadow", "pks.workers.shadow:make", hot=False, stop_phase=3, silent_seconds=10.0),
+        WorkerPlan("shadow", "pks.workers.shadow:make", hot=False, stop_phase=3, silent_seconds=120.0),
         *loader,
     )
 

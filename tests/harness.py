@@ -61,15 +61,16 @@ class Fold:
             self.verdicts[int(verdict["sequence"])] = int(verdict["code"])
         matches = out.matches[: out.counts[MATCHES]].copy()
         self.said.append(matches)
-        names = list(zip(matches["sequence"].tolist(), matches["book_id"].tolist(), matches["instrument_id"].tolist(), strict=True))
+        fields = ("sequence", "book_id", "instrument_id", "cause", "revision")
+        names = list(zip(*(matches[field].tolist() for field in fields), strict=True))
         for name in dict.fromkeys(names):
             chosen = matches[[other == name for other in names]]
             if not np.array_equal(chosen["index"], np.arange(chosen[0]["count"])):
                 raise AssertionError(f"a match set is not whole: {name} {chosen['index']} of {chosen[0]['count']}")
             if chosen[0]["kind"] == MatchKind.NO_MATCH:
-                self.matches.pop(name, None)
+                self.matches.pop(name[:3], None)
             else:
-                self.matches[name] = chosen
+                self.matches[name[:3]] = chosen
 
     def keys(self) -> list[Any]:
         """Every key of every shard."""

@@ -70,7 +70,7 @@ def book(
     settings = quiet_config(config, data_dir, instance)
     report = Report(file, as_json)
     if dry_run:
-        from pks.workers.rehearsal import rehearse
+        from pks.cli.rehearsal import rehearse
 
         rehearse(Path(settings.data_dir), rows_of(file, form, options, sort), report.say)
     else:
@@ -169,6 +169,7 @@ class Report:
         if not self.as_json:
             counts = self.counts
             would = "would be " if dry_run else ""
-            click.echo(f"{self.file.name}: {would}accepted {counts['ACCEPTED']:,}, duplicates {counts['DUPLICATE']:,}, refused {counts['REFUSED']:,}")
+            accepted, duplicates, refused = (f"{counts[name]:,}" for name in ("ACCEPTED", "DUPLICATE", "REFUSED"))
+            click.echo(f"{self.file.name}: {would}accepted {accepted}, duplicates {duplicates}, refused {refused}")
             if counts["REFUSED"]:
                 click.echo(f"refused rows: {self.refused_path}", err=True)

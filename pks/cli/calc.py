@@ -42,8 +42,8 @@ def lots(file: Path) -> None:
       {"type": "TRADE", "trade_id": "b", "side": "SELL", "quantity": "4", "price": "2"}]}' | pks calc lots
 
     One object, or one a line (NDJSON), or an array; as many answers come back in the same form and order. The words of the request and of
-    the answer are in the documentation, "pks calc lots". A refused event is listed under `errors`, and the others go on; the exit code is 1 if
-    any was refused.
+    the answer are in the documentation, "pks calc lots". A refused event is listed under `errors`, and the others go on; the exit code is
+    1 if any was refused.
     """
     from pks.engine.lots.calc import calc_lots
 
@@ -125,5 +125,3 @@ def _decoded(raw: bytes, line: int) -> str:
         return raw.decode()
     except UnicodeDecodeError as error:
         raise BadRequest(line + raw.count(b"\n", 0, error.start), f"not UTF-8 ({error.reason})") from None
-
-

@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "journal": Entry("pks.cli.journal:journal", "the journal: checked, dumped, counted, packed"),
     "lots": Entry("pks.cli.lots:lots", "open lots of one position"),
     "positions": Entry("pks.cli.positions:positions", "positions, now or at any time, by book, account or entity"),
+    "ref": Entry("pks.cli.ref:ref", "reference data: load, class defaults, what is known"),
     "run": Entry("pks.cli.run:run", "the system, in the foreground"),
     "shm": Entry("pks.cli.shm:shm", "segments of shared memory: what is there, and what is in it"),
     "status": Entry("pks.cli.status:status", "workers, cursors and lags of the running system"),

@@ -19,7 +19,7 @@ from pks.layouts.codes import Subject
 DATE_CHARACTERS = len("2025-03-14")
 
 
-class TimeParameter(click.ParamType):
+class TimeParameter(click.ParamType[int]):
     """RFC 3339, or a date for its first (`end`: last) nanosecond in UTC; nanoseconds since 1970."""
 
     name = "time"
@@ -43,8 +43,6 @@ START, END = TimeParameter(end=False), TimeParameter(end=True)
 
 SEQUENCE = click.IntRange(min=0)
 """Number of an event; 0 is before the first one."""
-
-
 
 
 def complete_books(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The past as commands read it: the journal of a data directory up to its last durable event, and positions folded from it.
 
-Owns where the durable end is (the running system says; at rest the last whole batch), the fold from the newest fitting checkpoint, and names
-by a catalogue. Used by the reading commands, with and without a running system. Reads only: it takes no claim and writes no file.
+Owns where the durable end is (the running system says; at rest the last whole batch), the fold from the newest fitting checkpoint, and
+names by a catalogue. Used by the reading commands, with and without a running system. Reads only: it takes no claim and writes no file.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ import numpy as np
 
 from pks.base.config import Config
 from pks.base.errors import Fatal, PksError, Retryable
+from pks.cli.asof import keys_as_of
 from pks.cli.running import NotRunning, Running, find_running
 from pks.cli.tables import progress
 from pks.client.errors import AmbiguousName, UnknownName
 from pks.engine.booking.keys import LONG_ID_MARK
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.errors import AmbiguousInstrument
+from pks.engine.instruments.events import learn_definition
 from pks.engine.instruments.rows import to_row
 from pks.engine.lots.snapshot import export_state
 from pks.engine.positions.view import PositionTerms
 from pks.layouts.codes import Flag, Kind, Subject
 from pks.layouts.detail import group_at, text_of
 from pks.layouts.slots import ACCOUNT_SLOT
+from pks.layouts.state import ACCOUNT, KEY, LOT
 from pks.segments.journal_recovery import find_end
 from pks.segments.journal_view import JournalView
 from pks.topology import Host, Paths
-from pks.workers.checkpoint import Checkpoint, latest_checkpoint, load_positions
+from pks.workers.checkpoint import Checkpoint, latest_checkpoint, load_definitions, load_positions
 from pks.workers.positions import Positions
 
 FOLD_STEP = 1 << 15
@@ -83,15 +86,31 @@ class Past:
 
     def checkpoint(self, upto: int) -> Checkpoint | None:
         """The newest sound checkpoint that reflects no event behind `upto`."""
-        return latest_checkpoint(self.paths.checkpoints, upto)
+        return newest_checkpoint(self.paths.checkpoints, upto)
 
     def fold(self, upto: int, *, whole: bool = False, taken: Callable[[Any], None] | None = None) -> Positions:
-        """Positions of all books after event `upto`, from a checkpoint; whole: from the first event. taken: sees the results as they come."""
+        """Positions of all books after event `upto`, from a checkpoint; whole: from the first event. taken: sees results as they come."""
         checkpoint = None if whole else self.checkpoint(upto)
         positions = Positions(self.records, keys=1 << 12, lots=1 << 14)
         if checkpoint is not None:
             load_positions(positions, checkpoint)
-        return advance(positions, self.records, checkpoint.sequence if checkpoint else 0, upto, taken)
+        advance(positions, self.records, checkpoint.sequence if checkpoint else 0, upto, taken)
+        settle(positions)
+        return positions
+
+    def catalogue(self, upto: int) -> Catalogue:
+        """The reference data after event `upto`."""
+        checkpoint = self.checkpoint(upto)
+        catalogue = Catalogue()
+        first = 1
+        if checkpoint is not None:
+            load_definitions(checkpoint, lambda subject, row_id, at, definition: catalogue.apply(subject, row_id, definition, at))
+            first = checkpoint.sequence + 1
+        for start in range(first, upto + 1, FOLD_STEP):
+            kinds = self.records[start : min(upto, start + FOLD_STEP - 1) + 1]["kind"]
+            for i in np.flatnonzero(kinds == Kind.REFDATA).tolist():
+                learn_definition(catalogue, group_at(self.records, -1, start + i))
+        return catalogue
 
     def text_at(self, sequence: int) -> dict[str, Any]:
         """What the DETAIL records behind an event say, {} without any."""
@@ -121,14 +140,30 @@ class Moment:
 
 
 def moment(past: Past, as_of: int | None, upto: int) -> Moment:
-    """Positions from events with a sequence <= upto and, with `as_of`, a trade time (ns) <= it. Source: design.md section 4, as of and known at."""
+    """Positions from events with a sequence <= upto and, with `as_of`, a trade time (ns) <= it. Source: design.md section 4."""
     folded = past.fold(upto)
-    return _now(folded)
+    return moment_of(folded) if as_of is None else moment_as_of(folded, as_of)
 
 
-def _now(positions: Positions) -> Moment:
-    state = positions.shard.state
-    arrays = export_state(state)
+def moment_of(folded: Positions) -> Moment:
+    """The moment up to which a fold of all books has come."""
+    return _moment(folded.catalogue, export_state(folded.shard.state))
+
+
+def moment_as_of(folded: Positions, time_ns: int) -> Moment:
+    """What is left of a fold of all books when only trades up to `time_ns` count; verdicts stay as they were given."""
+    found = keys_as_of(folded.shard, time_ns)
+    arrays = {
+        "keys": np.array([one.key for one in found], KEY),
+        "lots": np.concatenate([np.zeros(0, LOT), *(one.lots for one in found)]),
+        "accounts": np.concatenate([np.zeros(0, ACCOUNT), *(one.accounts for one in found)]),
+        "lot_ends": np.cumsum([len(one.lots) for one in found], dtype=np.int64),
+        "account_ends": np.cumsum([len(one.accounts) for one in found], dtype=np.int64),
+    }
+    return _moment(folded.catalogue, arrays)
+
+
+def _moment(catalogue: Catalogue, arrays: dict[str, Any]) -> Moment:
     keys, lots, lot_ends = arrays["keys"], arrays["lots"], arrays["lot_ends"]
     held = np.zeros(len(arrays["accounts"]), ACCOUNT_SLOT)
     owner = np.repeat(np.arange(len(keys)), np.diff(arrays["account_ends"], prepend=0))
@@ -144,7 +179,22 @@ def _now(positions: Positions) -> Moment:
         k = int(found[0])
         return lots[int(lot_ends[k - 1]) if k else 0 : int(lot_ends[k])]
 
-    return Moment(positions.catalogue, keys, held, lots_of)
+    return Moment(catalogue, keys[keys["last_sequence"] > 0], held, lots_of)
+
+
+def newest_checkpoint(directory: Path, at_most: int) -> Checkpoint | None:
+    """The newest sound checkpoint with a sequence <= at_most; the shadow may remove older ones while we look."""
+    while True:
+        try:
+            return latest_checkpoint(directory, at_most)
+        except FileNotFoundError:
+            continue
+
+
+def settle(positions: Positions) -> None:
+    """Derive the keys that wait for the end of a batch: the question ends within one."""
+    positions.shard.derive_dirty()
+    positions.shard.flush()
 
 
 def advance(positions: Positions, records: Any, first: int, last: int, taken: Callable[[Any], None] | None = None) -> Positions:
@@ -176,7 +226,7 @@ def open_past(settings: Config) -> Past:
     running = running_system(settings)
     last = None if running is None else _durable(running)
     if last is None:
-        checkpoint = latest_checkpoint(paths.checkpoints, 2**62)
+        checkpoint = newest_checkpoint(paths.checkpoints, 2**62)
         last = find_end(paths.journal, checkpoint.sequence if checkpoint else 0).last
     view = JournalView(paths.journal)
     if last > view.extent[1]:

@@ -112,9 +112,9 @@ def positions(
     pks positions --as-of 2025-03-14T15:00:00Z --known-at 1200 --csv
     pks positions --arrow positions.arrow
 
-    The running system's positions are read from shared memory; without one, or with --as-of or --known-at, they are folded from the journal.
-    Cost and P&L have multiplier and quote factor. The table rounds money to 8 places; --json, --csv and --arrow are exact. --by account
-    also checks that the accounts of each (book, instrument) add up to the position; exit 1 if they do not.
+    The running system's positions are read from shared memory; without one, or with --as-of or --known-at, they are folded from the
+    journal. Cost and P&L have multiplier and quote factor. The table rounds money to 8 places; --json, --csv and --arrow are exact.
+    --by account also checks that the accounts of each (book, instrument) add up to the position; exit 1 if they do not.
     """
     if accounts and by != "account":
         raise click.UsageError("--account goes with --by account")

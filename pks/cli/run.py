@@ -18,7 +18,9 @@ DEMO_RATE = 20.0
 @system_options
 @click.option("--shards", type=int, help="accumulators; positions are the same whatever their number")
 @click.option("--wait", type=click.Choice(["auto", "spin", "yield", "park"]), help="what idle workers do")
-@click.option("--desk", type=click.Path(exists=True, file_okay=False, path_type=Path), help="load this folder of reference data and opening lots")
+@click.option(
+    "--desk", type=click.Path(exists=True, file_okay=False, path_type=Path), help="load this folder of reference data and opening lots"
+)
 @click.option("--demo", is_flag=True, help="load the packaged desk and stream a generated trading day")
 @click.option("--demo-rate", type=float, help="fills a second of the generated day (default 20; 0: nothing streams)")
 @click.option("--edges", type=click.Choice(["embedded", "external", "none"]), help="outside systems: none in this build")

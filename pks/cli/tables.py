@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import wraps
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
@@ -25,10 +25,10 @@ import msgspec
 
 from pks.base.clock import parse_date, parse_time
 from pks.base.errors import Retryable
-from pks.base.units import round_half_even
 
 F = TypeVar("F", bound=Callable[..., Any])
 Row = Mapping[str, Any]
+Footer = Callable[[], Iterable[str]]
 
 WIDTH_ROWS = 1000
 """Rows that a table looks at before it writes the first one; a wider value further down moves its own line only."""
@@ -42,6 +42,9 @@ ARROW_DIGITS, ARROW_SCALE = 38, 18
 PEOPLE_PLACES = 8
 """Places of money in tables for people, as a coin has them; JSON and CSV are exact."""
 
+WIDE = Context(prec=100)
+"""Digits enough for 128-bit money with a multiplier."""
+
 GAP = "  "
 
 
@@ -53,11 +56,16 @@ class CannotWrite(Retryable):
         self.path = path
 
 
+def no_lines() -> Iterable[str]:
+    """Nothing below a table."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column. shown: False leaves it out of the table for people.
 
-    kind: text, decimal (of 64 bits), money (a decimal of any length; text in Arrow), int, time (RFC 3339), date (ISO), map (name -> decimal).
+    kind: text, decimal (of 64 bits), money (any decimal; text in Arrow), int, time (RFC 3339), date (ISO), map (name to decimal).
     """
 
     name: str
@@ -94,7 +102,7 @@ class Output:
     def for_people(self) -> bool:
         return not (self.as_json or self.as_csv or self.arrow)
 
-    def write(self, columns: Sequence[Column], rows: Iterable[Row], footer: Callable[[], Iterable[str]] = tuple, empty: str = "") -> None:
+    def write(self, columns: Sequence[Column], rows: Iterable[Row], footer: Footer = no_lines, empty: str = "") -> None:
         """Write all rows. footer: lines below a table for people, asked for after its last row. empty: said there instead of no rows."""
         if self.as_json:
             write_json(rows)
@@ -229,9 +237,9 @@ def cell(value: Any) -> str:
 
 @contextlib.contextmanager
 def binary_stdout() -> Iterator[IO[bytes]]:
-    """Standard output for bytes, flushed at the end, so that a reader who went away is noticed here and not by the interpreter's last breath."""
+    """Standard output for bytes, flushed at the end, so that a reader who went away is noticed here and not when the interpreter ends."""
     sys.stdout.flush()
-    out = click.get_binary_stream("stdout")
+    out = sys.stdout.buffer
     yield out
     out.flush()
 
@@ -239,7 +247,7 @@ def binary_stdout() -> Iterator[IO[bytes]]:
 # For people.
 
 
-def write_table(columns: Sequence[Column], rows: Iterable[Row], footer: Callable[[], Iterable[str]] = tuple, empty: str = "") -> None:
+def write_table(columns: Sequence[Column], rows: Iterable[Row], footer: Footer = no_lines, empty: str = "") -> None:
     """Aligned columns under a heading; numbers to the right."""
     shown = [column for column in columns if column.shown]
     source = (tuple(_for_people(column, row.get(column.name)) for column in shown) for row in rows)
@@ -263,9 +271,9 @@ def write_table(columns: Sequence[Column], rows: Iterable[Row], footer: Callable
 
 def say(text: str) -> None:
     """Write text on stdout; characters that the terminal's encoding lacks are shown by their codes."""
-    out = click.get_text_stream("stdout", errors="backslashreplace")
-    out.write(text)
-    out.flush()
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    sys.stdout.flush()
 
 
 def _for_people(column: Column, value: Any) -> str:
@@ -278,13 +286,10 @@ def _for_people(column: Column, value: Any) -> str:
 
 def rounded(text: str, places: int) -> str:
     """A decimal's text with at most so many places, half-even."""
-    whole, _, fraction = text.partition(".")
-    if len(fraction) <= places:
+    if len(text.partition(".")[2]) <= places:
         return text
-    raw = round_half_even(int(whole.lstrip("-") + fraction), 10 ** (len(fraction) - places))
-    digits = str(raw).zfill(places + 1)
-    kept = f"{digits[:-places] or '0'}.{digits[-places:]}".rstrip("0").rstrip(".") if places else digits
-    return f"-{kept}" if text.startswith("-") and kept != "0" else kept
+    value = Decimal(text).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN, WIDE)
+    return format(value if value else abs(value), "f").rstrip("0").rstrip(".")
 
 
 def width_of(text: str) -> int:
@@ -305,7 +310,7 @@ def pad(text: str, width: int, right: bool) -> str:
 
 def progress(length: int, label: str) -> AbstractContextManager[Bar]:
     """A progress bar on stderr, where that is a terminal."""
-    return click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty())  # type: ignore[return-value]
+    return click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty())
 
 
 def note(text: str) -> None:

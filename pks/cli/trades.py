@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TRADE_KINDS = (Kind.TRADE, Kind.OPENING, Kind.ALLOCATION, Kind.TRANSFER)
 INSTRUMENT_KINDS = (Kind.ACTION, Kind.FIXING)
 KINDS = (*TRADE_KINDS, *INSTRUMENT_KINDS)
+KIND = click.Choice([kind.name for kind in KINDS], case_sensitive=False)
 CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
 
 BOOKED, AMENDED, CANCELLED, REFUSED = "BOOKED", "AMENDED", "CANCELLED", "REFUSED"
@@ -165,7 +166,7 @@ class History:
 @click.option("--from", "first_ns", type=START, metavar="TIME", help="trade time from here on: RFC 3339, or a date in UTC")
 @click.option("--to", "last_ns", type=END, metavar="TIME", help="trade time up to here: RFC 3339, or a date for the end of its day in UTC")
 @click.option("--trade-id", "trade_ids", multiple=True, metavar="ID", help="only trades of this id")
-@click.option("--kind", "kinds", multiple=True, type=click.Choice([kind.name for kind in KINDS], case_sensitive=False), help="only this kind")
+@click.option("--kind", "kinds", multiple=True, type=KIND, help="only this kind")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="the last N of them")
 @click.option("--unallocated", is_flag=True, help="only blocks that wait for their allocation")
 @click.option("--matches", "with_matches", is_flag=True, help="the lots that each trade closed or moved, instead of the trades")
@@ -196,9 +197,9 @@ def trades(
     pks trades --unallocated
     pks trades --book RU-EQ --matches
 
-    States: BOOKED, AMENDED vN (N versions so far), CANCELLED, REFUSED with the position's reason; blocks are UNALLOCATED until they are ALLOCATED.
-    An amend that moves a trade to another book or instrument leaves a CANCELLED trade and an AMENDED one behind. Works with and without a
-    running system, up to the last durable event. Without --kind, splits and fixings are left out.
+    States: BOOKED, AMENDED vN (N versions so far), CANCELLED, REFUSED with the position's reason; blocks are UNALLOCATED until they are
+    ALLOCATED. An amend that moves a trade to another book or instrument leaves a CANCELLED trade and an AMENDED one behind. Works with and
+    without a running system, up to the last durable event. Without --kind, splits and fixings are left out.
     """
     from pks.cli.past import CatalogueNames, ids_of, open_past
     from pks.engine.booking.keys import inline_id

@@ -1,14 +1,16 @@
 """Booking a whole file through an intake ring: rows in, an outcome a row, in bounded memory at any size.
 
-Plain trades of a large CSV go as columns, never as text; every other row goes through the border one by one, in its place in the order. What
-is outstanding is bounded by the ring: a full one is waited for. Owns no file format (`edges.files`) and no rule (`client.border`).
+Plain trades of a large CSV go as columns, never as text; every other row goes through the border one by one, in its place in the order.
+What is outstanding is bounded by the ring: a full one is waited for. Owns no file format (`edges.files`) and no rule (`client.border`).
 """
 
 # mypy: allow-untyped-defs
 
 from __future__ import annotations
 
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,14 +18,15 @@ import numpy as np
 from numba import njit
 
 from pks.base.errors import CODES, Code, Refused
-from pks.engine.booking.border import DEFAULT_SOURCE, Border
+from pks.base.ids import key_of
 from pks.client.producer import NO_ROOM, NoAnswer, Producer, read_catalogue
+from pks.engine.booking.border import DEFAULT_SOURCE, Border
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.events import definition_event
 from pks.layouts.codes import Flag, Kind, Subject
 from pks.layouts.event import DETAIL, DETAIL_TEXT_BYTES, EVENT, FIELD_NAME
 
-WINDOW = 1 << 17
+WINDOW = 1 << 19
 """Plain trades that may be outstanding: more than ring, batches and owed answers hold together."""
 
 ANSWER_SECONDS = 120.0
@@ -31,6 +34,7 @@ SEND_RECORDS = 2048
 PREFIX = np.frombuffer(b'{"order_id":"', np.uint8)
 SUFFIX = np.frombuffer(b'"}', np.uint8)
 NO_DATE = np.int32(np.iinfo(np.int32).min)
+CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
 
 FIELD_WORDS = {
     "qty_raw": "quantity",
@@ -96,6 +100,14 @@ class Waiting(NamedTuple):
     row: Any
 
 
+class Sent(NamedTuple):
+    """Plain trades that were sent at once, kept until all are answered."""
+
+    ticket: int  # of the first record
+    records: Any  # EVENT[n] with their DETAIL records
+    places: Any  # int64[trades]: where the trades are among them
+
+
 class FileBooker:
     """Sends rows and matches answers to them. `outcomes` is called with what came back."""
 
@@ -108,7 +120,11 @@ class FileBooker:
         self.ids = np.zeros(WINDOW, "S40")
         self.plain_out = 0  # plain trades sent and not answered
         self.waiting: dict[int, list[Waiting]] = {}  # by ticket: the rows of one group
+        self.groups: dict[int, Any] = {}  # by ticket: the records of those
+        self.sent: deque[Sent] = deque()
+        self.open = np.zeros(WINDOW, np.bool_)  # plain trades, by ticket, that are not answered
         self.last_answer = time.monotonic()
+        self.life, self.named = os.urandom(8).hex(), 0
         self._translations: dict[tuple[int, Subject], Any] = {}
 
     # rows one by one
@@ -138,14 +154,15 @@ class FileBooker:
             return None
 
     def _send_block(self, rows: list[Any]) -> None:
-        groups = [self._group_of(row) for row in rows]
-        if any(group is None for group in groups):
-            for row, group in zip(rows, groups, strict=True):
-                if group is not None:
+        made = [self._group_of(row) for row in rows]
+        groups = [group for group in made if group is not None]
+        if len(groups) < len(rows):
+            for row, one in zip(rows, made, strict=True):
+                if one is not None:
                     error = Refused(Code.GROUP_REFUSED, "parent_id", row.parent_id, "another child of this block was refused")
                     self._say(refused_outcome(row.line, row.trade_id, error))
             return
-        group = np.concatenate([group[:1] for group in groups])
+        group = np.concatenate([group[:1] for group in groups if group is not None])
         group["group_count"], group["group_index"] = len(group), np.arange(len(group))
         group["flags"] &= np.uint16(0xFFFF ^ Flag.HAS_DETAIL)
         group["detail_bytes"] = 0
@@ -167,9 +184,18 @@ class FileBooker:
     def _send_rows(self, rows: list[Any], group: Any | None) -> None:
         if group is None:
             return
+        self._name_correction(group[0])
         ticket = self._send(group)
         self.waiting[ticket] = [Waiting(row.line, row.trade_id or row.lot_id, row) for row in rows]
+        self.groups[ticket] = group
         self._take()
+
+    def _name_correction(self, e: Any) -> None:
+        """A correction without a key of its own gets one for this life, so that it may be sent twice if an answer is lost."""
+        if e["kind"] in CORRECTIONS and not (e["second_key_hi"] or e["second_key_lo"]):
+            self.named += 1
+            hi, lo = key_of("SENT", f"{self.life}/{self.named}", 0)
+            e["second_key_hi"], e["second_key_lo"] = hi & (2**64 - 1), lo & (2**64 - 1)
 
     def _send(self, records: Any) -> int:
         while (ticket := self.producer.send(records)) == NO_ROOM:
@@ -301,11 +327,16 @@ class FileBooker:
         while self.plain_out + len(records) > WINDOW // 2:
             self._take()
             self._breathe()
+        self._send_kept(sent, places, lines, records["trade_id"])
+        self._take()
+
+    def _send_kept(self, sent: Any, places: Any, lines: Any, ids: Any) -> None:
+        """Send plain trades (at `places` among the records `sent`) and remember them until they are answered."""
         ticket = self._send(sent)
         at = (ticket + places) & (WINDOW - 1)
-        self.lines[at], self.ids[at] = lines, records["trade_id"]
-        self.plain_out += len(records)
-        self._take()
+        self.lines[at], self.ids[at], self.open[at] = lines, ids, True
+        self.plain_out += len(places)
+        self.sent.append(Sent(ticket, sent, places))
 
     # answers
 
@@ -322,18 +353,55 @@ class FileBooker:
         time.sleep(0.0003)
 
     def _take(self) -> int:
-        """Match what has come back to its rows."""
+        """Match what has come back to its rows; send again what a dead capture took and did not answer."""
+        lost = self.producer.lost_upto()
         replies = self.producer.answers()
+        taken = self._match(replies)
+        if lost >= 0:
+            self._send_again(lost)
+        return taken
+
+    def _send_again(self, lost: int) -> None:
+        """Send what is missing of the tickets up to `lost`; under its first ticket it is forgotten."""
+        tickets = [ticket for ticket in self.waiting if ticket <= lost]
+        groups = [(self.waiting.pop(ticket), self.groups.pop(ticket)) for ticket in tickets]
+        batches = [self._missing(batch) for batch in self.sent if batch.ticket <= lost]
+        self.sent = deque(batch for batch in self.sent if batch.ticket > lost)
+        for rows, group in groups:
+            ticket = self._send(group)
+            self.waiting[ticket], self.groups[ticket] = rows, group
+        for sent, places, lines, ids in batches:
+            if len(places):
+                self._send_kept(sent, places, lines, ids)
+
+    def _missing(self, batch: Sent) -> tuple[Any, Any, Any, Any]:
+        """What `_send_kept` wants of the trades of a batch that are not answered; they count as not sent from here on."""
+        at = (batch.ticket + batch.places) & (WINDOW - 1)
+        ends = np.append(batch.places[1:], len(batch.records))
+        missing = np.flatnonzero(self.open[at])
+        self.open[at] = False
+        self.plain_out -= len(missing)
+        parts = [batch.records[batch.places[i] : ends[i]] for i in missing.tolist()]
+        sizes = (ends - batch.places)[missing]
+        kept = np.concatenate(parts) if parts else batch.records[:0]
+        return kept, np.cumsum(sizes) - sizes, self.lines[at[missing]], self.ids[at[missing]]
+
+    def _match(self, replies: Any) -> int:
         if not len(replies):
             return 0
         self.last_answer = time.monotonic()
         tickets = replies["ticket"]
         single = np.array([ticket in self.waiting for ticket in tickets.tolist()]) if self.waiting else np.zeros(len(replies), np.bool_)
         for reply in replies[single]:
+            self.groups.pop(int(reply["ticket"]))
             for waiting in self.waiting.pop(int(reply["ticket"])):
                 self._say(outcome_of(reply, waiting.line, waiting.trade_id, waiting.row))
         plain = replies[~single]
+        plain = plain[self.open[plain["ticket"] & (WINDOW - 1)]]  # not those of what was sent again, and is answered there
+        self.open[plain["ticket"] & (WINDOW - 1)] = False
         self.plain_out -= len(plain)
+        while self.sent and not self.open[(self.sent[0].ticket + self.sent[0].places) & (WINDOW - 1)].any():
+            self.sent.popleft()
         if len(plain):
             self._take_plain(plain)
         return len(replies)
@@ -373,5 +441,3 @@ def outcome_of(reply: Any, line: int, trade_id: str, row: Any = None) -> Outcome
     elif code is Code.IDEMPOTENCY_CONFLICT and reply["sequence"]:
         reason = f"{reason} (first booked as event {int(reply['sequence'])})"
     return Outcome(line, trade_id, "REFUSED", int(reply["sequence"]), code.name, field or "trade_id", str(value or trade_id), reason)
-
-

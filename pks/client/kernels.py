@@ -1,8 +1,9 @@
 """What a reader's own compiled code may call: find, read, liveness and a clock, over the arrays of a mapped segment.
 
-Owns no data and keeps no state. `SlotArrays` of `host.positions.arrays` and `RingArrays` of `host.update_rings` are what the kernels take;
-a strategy's `@njit` loop calls them as it calls its own functions, at the price of the copy alone. Every kernel returns a code and
-never raises. May not write shared memory: the arrays are read-only. Memory order is the affair of `segments`, whose kernels these call.
+Owns no data and keeps no state. `host.positions.arrays` (SlotArrays) and `host.update_rings` (RingArrays) hold what the kernels take; a
+strategy's `@njit` loop calls them as it calls its own functions, at the price of the copy alone. Take the arrays out of the tuple before
+the loop (`header, slots, indexes, counts = table`): numba counts references each time one is taken, which costs more than the read. Every
+kernel returns a code and never raises. May not write shared memory: the arrays are read-only. Memory order is the affair of `segments`.
 
 A loop that reads for longer than a moment asks `liveness` with a fresh `clock_ns` at least once a second, or uses the `_live` forms: slots
 of a system that is gone look like any others.
@@ -41,6 +42,7 @@ __all__ = [
     "CLOSED",
     "LAPPED",
     "STALE",
+    "TRIES_MAX",
     "UNSTABLE",
     "RingArrays",
     "SlotArrays",
@@ -90,63 +92,58 @@ def clock_ns(room):
 
 
 @njit(cache=True)
-def liveness(table, now_ns):
+def liveness(header, now_ns):
     """0 while the system lives, CLOSED when its segment was put aside, STALE when nobody keeps it alive. now_ns: CLOCK_MONOTONIC."""
-    state = host_state(table.header, now_ns)
+    state = host_state(header, now_ns)
     if state == 0:
         return 0
     return CLOSED if state == 1 else STALE
 
 
 @njit(cache=True)
-def position_find(table, book_id, instrument_id):
-    """Row of the position in `table`, or ABSENT. A row, once given, stays the position's while the segment lives."""
-    return slot_find_any(table.indexes, pack_key(book_id, instrument_id))
+def position_find(indexes, book_id, instrument_id):
+    """Row of the position, or ABSENT. A row, once given, stays the position's while the segment lives."""
+    return slot_find_any(indexes, pack_key(book_id, instrument_id))
+
+
+position_read = slot_read
+"""position_read(slots, row, target, TRIES_MAX): copy the stable POSITION_SLOT of `row` into target (int64[32]); its version, 0 when it was
+never written, or UNSTABLE (try again). The kernel of `segments` itself: one call inside another costs more than the copy."""
+
+position_version = slot_version
+"""position_version(slots, row): version of `row` now, a cheap look whether there is something new."""
+
+positions_snapshot = slots_snapshot
+"""positions_snapshot(slots, rows, target, versions, TRIES_MAX): read rows (int64[n]) into target (int64[n, 32]) and versions (int64[n]);
+how many were UNSTABLE. Each row is whole by itself."""
+
+updates_head = ring_head
+"""updates_head(control): last update published in a ring."""
+
+updates_oldest = ring_oldest
+"""updates_oldest(control): where to go on after LAPPED; what was passed over is to be read from the slots."""
+
+updates_read = ring_read_free
+"""updates_read(control, records, cursor, target, limit): copy the UPDATEs behind `cursor` into target (int64[n, 2]: sequence; slot and
+shard); how many, or LAPPED."""
 
 
 @njit(cache=True)
-def position_read(table, row, target):
-    """Copy the stable POSITION_SLOT of `row` into target (int64[32]); its version, 0 when never written, or UNSTABLE (try again)."""
-    return slot_read(table.slots, row, target, TRIES_MAX)
-
-
-@njit(cache=True)
-def position_read_live(table, row, target, now_ns):
+def position_read_live(header, slots, row, target, now_ns):
     """As position_read, but first asks `liveness`: CLOSED and STALE are its answers too."""
-    state = host_state(table.header, now_ns)
+    state = host_state(header, now_ns)
     if state:
         return CLOSED if state == 1 else STALE
-    return slot_read(table.slots, row, target, TRIES_MAX)
-
-
-@njit(cache=True)
-def position_version(table, row):
-    """Version of `row` now: a cheap look whether there is something new."""
-    return slot_version(table.slots, row)
-
-
-@njit(cache=True)
-def positions_snapshot(table, rows, target, versions):
-    """Read rows (int64[n]) into target (int64[n, 32]) and versions (int64[n]); how many were UNSTABLE. Each row is whole by itself."""
-    return slots_snapshot(table.slots, rows, target, versions, TRIES_MAX)
-
-
-@njit(cache=True)
-def updates_head(ring):
-    """Last update published in `ring`."""
-    return ring_head(ring.control)
-
-
-@njit(cache=True)
-def updates_oldest(ring):
-    """Where to go on after LAPPED; what was passed over is to be read from the slots."""
-    return ring_oldest(ring.control)
-
-
-@njit(cache=True)
-def updates_read(ring, cursor, target):
-    """Copy the UPDATEs behind `cursor` into target (int64[n, 2]: sequence, slot and shard); how many, or LAPPED."""
-    return ring_read_free(ring.control, ring.records, cursor, target, len(target))
+    words = (slots.shape[1] - VERSION_WORDS) >> 1
+    base = row * slots.shape[1]
+    for _ in range(TRIES_MAX):
+        before = load_acquire(slots, base)  # ORDER slot-open: pairs with slot_write's release store
+        copy_words(target, 0, slots, base + VERSION_WORDS + (before & 1) * words, words)
+        fence_acquire()  # ORDER slot-close: pairs with slot_write's leading fence
+        if load_acquire(slots, base) == before:
+            return before
+        pause()
+    return UNSTABLE
 
 
 @njit(cache=True)

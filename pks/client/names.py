@@ -28,7 +28,10 @@ class Names:
     def __init__(self, table: RefdataTable) -> None:
         self._table = table
         self._seen = np.zeros(len(table.table.slots), np.int64)
-        self._version = -1
+        self.change = -1
+        """The table's change count as of the last refresh."""
+        self.changes: Any = memoryview(table.changes)  # type: ignore[arg-type]
+        """One item, the change count now: a plain look at it, compared with `change`, is cheap enough for every read."""
         self._rows: dict[tuple[int, int], Any] = {}
         self._ids: dict[int, dict[str, int]] = {int(subject): {} for subject in Subject}
         self._identified: dict[str, dict[str, set[int]]] = {identifier: {} for identifier in IDENTIFIERS}
@@ -37,23 +40,18 @@ class Names:
         self.currency_codes: dict[int, str] = {}
         self.refresh()
 
-    @property
-    def is_current(self) -> bool:
-        """False once a row was written since the last refresh."""
-        return self._table.version == self._version
-
     def refresh(self, thorough: bool = False) -> bool:
         """Take what has changed; whether anything had. thorough: compare every row, whatever the change count says. Raises StaleHost."""
         with self._lock:
             version = self._table.version
-            if version == self._version and not thorough:
+            if version == self.change and not thorough:
                 return False
             rows = self._table.read_changed(self._seen)
             for row in rows:
                 self._take(row)
             if len(rows):
                 self._terms = {}
-            self._version = version
+            self.change = version
             return len(rows) > 0
 
     def _take(self, row: Any) -> None:

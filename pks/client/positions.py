@@ -29,7 +29,20 @@ Records = NDArray[Any]
 class PositionHandle:
     """One position, found once: `read` is a single compiled call, which also asks whether the system lives."""
 
-    __slots__ = ("_held", "_names", "_place", "_slot", "_table", "_target", "_whole", "book_id", "instrument_id", "row")
+    __slots__ = (
+        "_held",
+        "_names",
+        "_place",
+        "_slot",
+        "_table",
+        "_target",
+        "_terms",
+        "_terms_change",
+        "_whole",
+        "book_id",
+        "instrument_id",
+        "row",
+    )
 
     def __init__(self, table: SlotTable, names: Names, row: int, book_id: int, instrument_id: int) -> None:
         self._table, self._names, self.row, self.book_id, self.instrument_id = table, names, row, book_id, instrument_id
@@ -37,6 +50,7 @@ class PositionHandle:
         self._place = (table.slots.ctypes.data - self._whole.ctypes.data) // 8 + row * table.slots.shape[1]
         self._target = np.zeros(POSITION_WORDS + CLOCK_WORDS, np.int64)
         self._slot = self._target[:POSITION_WORDS]
+        self._terms, self._terms_change = names.terms(book_id, instrument_id), names.change
         self._held: tuple[int, PositionView | None] = (UNSTABLE, None)
 
     def read(self) -> PositionView:
@@ -47,12 +61,13 @@ class PositionHandle:
             return position
         if version < 0:
             version = self._again(version)
-        # Two threads may share a handle: what is in the target is whole, whoever put it there, and carries its own version.
+        # Threads may share a handle: what is in the target is whole, whoever put it there, and of this version or a later one.
         raw = self._slot.tobytes()
-        if not self._names.is_current:
+        if self._names.changes[0] != self._terms_change:
             self._names.refresh()
-        position = PositionView(raw, self._names.terms(self.book_id, self.instrument_id))
-        self._held = (int.from_bytes(raw[:8], "little"), position)
+            self._terms_change, self._terms = self._names.change, self._names.terms(self.book_id, self.instrument_id)
+        position = PositionView(raw, self._terms)
+        self._held = (version, position)
         return position
 
     def _again(self, code: int) -> int:

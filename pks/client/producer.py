@@ -25,11 +25,16 @@ from pks.segments.errors import AlreadyClaimed
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import RingReader, RingWriter
 from pks.segments.wait import Waker
-from pks.topology import Host, Paths
+from pks.topology import Host, Paths, workers_of
 
 REPLY_BATCH = 4096
 NO_ROOM = -1
 POLL_SECONDS = 0.0005
+
+CAPTURE_NUMBER = 0
+"""Capture's place in the plan of workers (`topology.workers_of`), and so its row in the control segment."""
+
+assert workers_of(1)[CAPTURE_NUMBER].name == "capture", "capture is the first worker"
 
 
 class NoFreeIntake(Retryable):
@@ -87,9 +92,8 @@ class Producer:
         self.intake = intake
         self.requests, self.replies = RingWriter(intake.requests), RingReader(intake.replies, "source")
         self.waker = Waker(intake.requests, host.instance)
-        self.sent = intake.requests.head
-        while len(self.replies.read(REPLY_BATCH)):  # answers to a producer that is gone
-            self.replies.finish()
+        self.first = intake.requests.head + 1  # answers to lower tickets are a dead producer's, and may still come
+        self._capture = self._ready_capture()
 
     @classmethod
     def open(cls, instance: str, data_dir: Path) -> Producer:
@@ -122,30 +126,63 @@ class Producer:
         replies = self.replies.read(REPLY_BATCH)
         if len(replies):
             self.replies.finish()
+            if int(replies["ticket"].min()) < self.first:
+                replies = replies[replies["ticket"] >= self.first]
         return replies
+
+    def lost_upto(self) -> int:
+        """After another capture took the ring over: its last ticket that the dead one had taken. -1 otherwise, and once it was told.
+
+        Answers that the dead one owed are lost with it. Take `answers` after this call; what is missing then of the tickets up to this
+        one is to be sent again, and is answered with its first sequence if it was booked.
+        """
+        capture = self._ready_capture()
+        if capture in (0, self._capture):
+            return -1
+        done = int(self.intake.requests.cursor("capture"))
+        self._capture = capture
+        return done
+
+    def _ready_capture(self) -> int:
+        """Pid of the capture that reads the rings, 0 while it starts."""
+        row = self.host.control.reports.read(CAPTURE_NUMBER)
+        return int(row["pid"]) if row["ready"] else 0
 
     def book(self, groups: Iterable[Any], timeout: float = 60.0) -> list[Any]:
         """Send groups one after another and wait for all answers: one REPLY each, in order. Raises NoAnswer, DoorClosed."""
-        answers: list[Any] = []
-        waiting = 0
+        answers: dict[int, Any] = {}
+        waiting: dict[int, tuple[int, Any]] = {}  # ticket -> place among the groups, and the group
         deadline = time.monotonic() + timeout
-        for group in groups:
-            while self.send(group) == NO_ROOM:
-                answers.extend(self.answers())
-                self._breathe(deadline, 1)
-            waiting += 1
-        while len(answers) < waiting:
-            fresh = self.answers()
-            answers.extend(fresh)
-            if not len(fresh):
-                self._breathe(deadline, waiting - len(answers))
-        return answers
 
-    def _breathe(self, deadline: float, outstanding: int) -> None:
+        def take() -> None:
+            lost = self.lost_upto()
+            fresh = self.answers()
+            for reply in fresh:
+                place, _ = waiting.pop(int(reply["ticket"]), (-1, None))
+                if place >= 0:
+                    answers[place] = reply
+            for ticket in [ticket for ticket in waiting if ticket <= lost]:
+                send(*waiting.pop(ticket))
+            if not len(fresh):
+                self._breathe(deadline, len(waiting), timeout)
+
+        def send(place: int, group: Any) -> None:
+            while (ticket := self.send(group)) == NO_ROOM:
+                take()
+            waiting[ticket] = place, group
+
+        count = 0
+        for count, group in enumerate(groups, start=1):
+            send(count - 1, group)
+        while waiting:
+            take()
+        return [answers[place] for place in range(count)]
+
+    def _breathe(self, deadline: float, outstanding: int, timeout: float) -> None:
         """Let capture work; notice when it does not."""
         self.intake.segment.check_live()
         if time.monotonic() > deadline:
-            raise NoAnswer(outstanding, 60.0)
+            raise NoAnswer(outstanding, timeout)
         time.sleep(POLL_SECONDS)
 
     def define_sources(self, catalogue: Catalogue, codes: Iterable[str]) -> list[AnyDefinition]:

@@ -152,6 +152,11 @@ class Handle:
         assert self.kind == CellKind.GAUGE, "only a gauge is set"
         gauge_set(self.cells, self.place, value)
 
+    def value(self) -> int:
+        """A counter's or gauge's value now; its owner may have set it in an earlier life."""
+        assert self.kind != CellKind.HISTOGRAM, "a histogram has no one value"
+        return int(self.cells[self.place])
+
     def record(self, value_ns: int, times: int = 1) -> None:
         """Record a duration."""
         assert self.kind == CellKind.HISTOGRAM, "only a histogram records"

@@ -95,6 +95,11 @@ class RowTable:
         """The change count; the same number as before says that no row was written since. Only grows while the segment lives."""
         return int(read_word(self._counts, _CHANGES_WORD))  # ORDER table-change: pairs with the store after a row was written
 
+    @property
+    def changes(self) -> Words:
+        """The change count's word, int64[1], for a reader that looks at it often."""
+        return self._counts[_CHANGES_WORD : _CHANGES_WORD + 1]
+
     def __len__(self) -> int:
         return self.table.count(0)
 

@@ -16,19 +16,21 @@ from numba import njit
 
 from pks.engine.lots.reentry import reentry_event
 from pks.engine.lots.shard import MovedSet
-from pks.engine.lots.state import CHANGED, CHANGED_ACCOUNTS, KEYS_COUNT, MATCHES, VERDICTS, Results
-from pks.layouts.codes import MatchKind
+from pks.engine.lots.state import CHANGED, CHANGED_ACCOUNTS, DIRTY_COUNT, KEYS_COUNT, MATCHES, VERDICTS, Results
+from pks.layouts.codes import Flag, MatchKind
 from pks.layouts.event import EVENT
 from pks.layouts.match import MATCH
-from pks.layouts.slots import ACCOUNT_SLOT, ACCOUNT_WORDS, POSITION_WORDS
+from pks.layouts.slots import ACCOUNT_SLOT, ACCOUNT_WORDS, POSITION_SLOT, POSITION_WORDS
 from pks.layouts.state import ACCOUNT, KEY, KEY_WORDS
+from pks.segments.atomics import copy_words
 from pks.segments.errors import TableFull
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import RingReader, RingWriter, ring_cursor, ring_head
-from pks.segments.slots import FULL, pack_key, slot_append, slot_find, slot_write
-from pks.segments.stream import StreamWriter
+from pks.segments.slots import FULL, TRIES_MAX, VERSION_WORDS, pack_key, slot_append, slot_current, slot_find, slot_read, slot_write
+from pks.segments.stream import StreamReader, StreamWriter
 from pks.segments.wait import Waker
 from pks.workers.checkpoint import latest_checkpoint, load_positions
+from pks.workers.points import kill_here, no_points
 from pks.workers.positions import Positions
 from pks.workers.runtime import Context
 
@@ -36,11 +38,39 @@ BATCH = 4096
 """Events applied between two looks at signals and rings."""
 
 REPLAY_BATCH = 1 << 15
+LOOK_BACK = 1 << 12
+"""Records of a stream that are compared at a time when a new life looks for where the old one ended."""
+
+SEQUENCE_WORD = POSITION_SLOT.fields["last_sequence"][1] // 8 if POSITION_SLOT.fields else 0
+END_OF_BATCH = int(Flag.END_OF_BATCH)
 
 
 @njit(cache=True)
-def write_positions(keys, key_words, rows, count, slots, indexes, counts, shard, written):
-    """Write the positions of key rows rows[:count] to their slots; into written (int64[n]) the slot of each. FULL when one has no place."""
+def last_end(events, mask, first, last):
+    """Sequence of the last event in first..last (event n at events[n & mask]) that ends a batch, or first - 1."""
+    n = last
+    while n >= first and not events[n & mask].flags & END_OF_BATCH:
+        n -= 1
+    return n
+
+
+@njit(cache=True)
+def die_between_copies(slots, row, source, points, point):
+    """When the kill point is due: die as `slot_write` would between the new copy and its version, which readers then never see."""
+    if points[point, 0] == 1:
+        words = (slots.shape[1] - VERSION_WORDS) >> 1
+        base = row * slots.shape[1] + VERSION_WORDS
+        other = 2 * base + words - slot_current(slots, row)
+        copy_words(slots, other, source, 0, words)
+    kill_here(points, point)
+
+
+@njit(cache=True)
+def write_positions(keys, key_words, rows, count, slots, indexes, counts, shard, written, points, point):
+    """Write the positions of key rows rows[:count] to their slots; into written (int64[n]) the slot of each. FULL when one has no place.
+
+    points, point: KillPoints.words and the row of the point between a slot's two copies.
+    """
     for i in range(count):
         k = rows[i]
         source = key_words[k]
@@ -55,6 +85,7 @@ def write_positions(keys, key_words, rows, count, slots, indexes, counts, shard,
                 slot_write(slots, row, source)
             keys[k].slot = row
         else:
+            die_between_copies(slots, np.int64(keys[k].slot), source, points, point)
             slot_write(slots, np.int64(keys[k].slot), source)
         written[i] = keys[k].slot
     return count
@@ -62,7 +93,7 @@ def write_positions(keys, key_words, rows, count, slots, indexes, counts, shard,
 
 @njit(cache=True)
 def write_accounts(keys, accounts, pairs, count, slots, indexes, counts, shard, row_words, row):
-    """Write account quantities pairs[:count] (account row, key row) of keys that have a slot. `row`, row_words: one ACCOUNT_SLOT to build in."""
+    """Write account quantities pairs[:count] (account row, key row) of keys with a slot. row, row_words: one ACCOUNT_SLOT to build in."""
     for i in range(count):
         account = pairs[i, 0]
         k = pairs[i, 1]
@@ -88,38 +119,38 @@ def write_accounts(keys, accounts, pairs, count, slots, indexes, counts, shard, 
 
 
 class Resume:
-    """What a stream already holds: records that a replay makes again must not be published a second time."""
+    """What a stream already holds: records that a replay makes again must not be published a second time.
 
-    def __init__(self, cause: int, count: int) -> None:
-        self.cause, self.count = cause, count
+    A shard says the same records in the same order in every life, so what the stream holds is found by the first record of the replay.
+    """
 
-    def keep(self, records: Any, causes: Any) -> Any:
-        """The records that are new: those of later causes, and of the last cause those behind the ones that are there."""
-        if self.cause < 0:
-            return records
-        fresh = causes > self.cause
-        same = np.flatnonzero(causes == self.cause)
-        skipped = min(self.count, len(same))
-        fresh[same[skipped:]] = True
-        self.count -= skipped
-        if fresh.any() and causes[fresh].max() > self.cause:
-            self.cause = -1
-        return records[fresh]
+    def __init__(self, stream: StreamWriter, reader: StreamReader) -> None:
+        self._stream, self._reader = stream, reader
+        self.skip = -1  # records of the replay that are there already; -1: not looked for yet
 
+    def keep(self, records: Any) -> Any:
+        """The records that are new."""
+        if self.skip < 0 and len(records):
+            self.skip = self._held_from(records[0])
+        skipped = min(max(0, self.skip), len(records))
+        self.skip -= skipped
+        return records[skipped:]
 
-def resume_of(ring: Any, field: str) -> Resume:
-    """How far the stream in `ring` got: the cause of its last record, and how many at its end have that cause."""
-    head = ring.head
-    oldest = ring.oldest
-    if head < 0 or head <= oldest:
-        return Resume(-1, 0)
-    records = ring.records.view(ring.dtype).reshape(-1)
-    mask = ring.capacity - 1
-    cause = int(records[head & mask][field])
-    count, at = 0, head
-    while at > oldest and int(records[at & mask][field]) == cause:
-        count, at = count + 1, at - 1
-    return Resume(cause, count)
+    def _held_from(self, first: Any) -> int:
+        """How many records the stream holds from `first` on, 0 when that is not among them."""
+        head = until = self._stream.ring.head
+        wanted = np.frombuffer(first.tobytes(), np.int64)
+        while until >= 0:
+            start = max(-1, until - LOOK_BACK)
+            self._reader.cursor = start
+            held = []
+            while self._reader.cursor < until:
+                held.append(self._reader.read(until - self._reader.cursor))
+            same = (np.concatenate(held).view(np.int64).reshape(-1, len(wanted)) == wanted).all(axis=1)
+            if same.any():
+                return int(head - start - np.flatnonzero(same)[-1])
+            until = start
+        return 0
 
 
 class Accumulator:
@@ -151,16 +182,19 @@ class Accumulator:
         self.reentry_waker = Waker(self.reentry.requests, host.instance)
         self.account_slot = np.zeros(1, ACCOUNT_SLOT)
         self.written = np.zeros(1 << 16, np.int64)
+        self.row = np.zeros(POSITION_WORDS, np.int64)
         self.changed_count = context.cells.counter("positions_changed")
         self.refused_count = context.cells.counter("events_refused")
         self.derived_count = context.cells.counter("keys_rederived")
-        self.published_upto = self.reader.cursor  # slots of events up to here were written in an earlier life, or stand for the start
+        self.published = context.cells.gauge("published")  # slots may reflect events up to here; outlives us
+        self.streams_from = context.cells.gauge("streams_from")  # the event from which this run's streams were said, plus 1; 0: none yet
         self.resumes = {
-            "matches": resume_of(self.matches.ring, "cause"),
-            "transfers": resume_of(self.transfers.ring, "cause"),
-            "verdicts": resume_of(self.verdicts.ring, "sequence"),
+            "matches": Resume(self.matches, host.matches(shard).reader()),
+            "transfers": Resume(self.transfers, host.transfers(shard).reader()),
+            "verdicts": Resume(self.verdicts, host.verdicts(shard).reader()),
         }
-        self.replaying = True
+        self.slot_point = context.points.row("between_copies")
+        self.replaying, self.muted = True, False
         self._recover()
         self.waiter = context.waiter([self.reader])
         context.ready()
@@ -169,10 +203,9 @@ class Accumulator:
 
     def _recover(self) -> None:
         """Fold checkpoint and journal up to where this shard stood, then show every position."""
-        context, target = self.context, self.reader.cursor
-        self.positions = Positions(
-            self.view.records, index=self.shard_number, shards=self.host.shards, keys=1 << 12, lots=1 << 14
-        )
+        context = self.context
+        target = min(max(self.reader.cursor, self.published.value()), self.ring.head)
+        self.positions = Positions(self.view.records, index=self.shard_number, shards=self.host.shards, keys=1 << 12, lots=1 << 14)
         shard = self.positions.shard
         shard.ready, shard.wait_for_set = self._wait_for_journal, self._wait_for_set
         start = 0
@@ -181,38 +214,49 @@ class Accumulator:
             load_positions(self.positions, checkpoint)
             start = checkpoint.sequence
             shard.ready, shard.wait_for_set = self._wait_for_journal, self._wait_for_set
+        if not self.streams_from.value():
+            self.streams_from.set(start + 1)
+        said_from = self.streams_from.value() - 1  # an older checkpoint than the first life's: what comes before was never said
         shard.taken = self._taken
         at = start
         while at < target:
+            self.muted = at < said_from
             durable = int(ring_cursor(self.ring.control, self.journal_place))
             last = min(target, at + REPLAY_BATCH)
-            if last <= durable:
+            last = said_from if at < said_from < last else last
+            if at < durable:
+                last = min(last, durable)
                 self.view.refresh()
                 self.positions.apply(self.view.records, -1, at + 1, last)
             else:
-                last = target if at >= durable else min(last, durable)
-                self.positions.apply(*((self.events, self.mask) if at >= durable else (self.view.records, -1)), at + 1, last)
+                self.positions.apply(self.events, self.mask, at + 1, last)
             at = last
+            self._publish_sets()
             self._flush_streams()
             context.beat()
-        self.replaying = False
+        self.at = target
+        self.replaying = self.muted = False
         self._show_all()
-        self._publish_sets()
+        self.reader.cursor = max(self.reader.cursor, target)
+        self._finish_upto(target)
         context.cursor = target
         context.log.info("recovered", checkpoint=start, sequence=target, keys=int(shard.state.meta[KEYS_COUNT]))
 
     def _show_all(self) -> None:
-        """Write slots that are not there yet. One that is there reflects at least what this replay does, and is written with the next event."""
+        """Write every slot that is not there or that is older than what this replay gave."""
         state = self.positions.shard.state
         count = int(state.meta[KEYS_COUNT])
         table = self.positions_table
         fresh = []
         for k in range(count):
-            row = int(slot_find(table.indexes[self.shard_number], pack_key(int(state.keys[k]["book_id"]), int(state.keys[k]["instrument_id"]))))
-            if row < 0:
-                fresh.append(k)
-            else:
+            row = int(
+                slot_find(table.indexes[self.shard_number], pack_key(int(state.keys[k]["book_id"]), int(state.keys[k]["instrument_id"])))
+            )
+            if row >= 0:
                 state.keys[k]["slot"] = row
+                slot_read(table.slots, row, self.row, TRIES_MAX)
+            if row < 0 or int(self.row[SEQUENCE_WORD]) < int(state.keys[k]["last_sequence"]):
+                fresh.append(k)
         self._write_slots(np.array(fresh, np.int32), len(fresh))
         pairs = []
         for k in range(count):
@@ -229,10 +273,10 @@ class Accumulator:
         counts = out.counts
         if counts[MATCHES]:
             matches = out.matches[: counts[MATCHES]]
-            self._say("matches", self.matches, matches, matches["cause"])
+            self._say("matches", self.matches, matches)
         if counts[VERDICTS]:
             verdicts = out.verdicts[: counts[VERDICTS]]
-            self._say("verdicts", self.verdicts, verdicts, verdicts["sequence"])
+            self._say("verdicts", self.verdicts, verdicts)
             self.refused_count.add(int(counts[VERDICTS]))
         if self.replaying:
             return
@@ -242,8 +286,11 @@ class Accumulator:
             self._write_accounts(out.changed_accounts, int(counts[CHANGED_ACCOUNTS]))
             self.context.point("after_slots")
 
-    def _say(self, name: str, stream: StreamWriter, records: Any, causes: Any) -> None:
-        fresh = np.ascontiguousarray(self.resumes[name].keep(records, causes))
+    def _say(self, name: str, stream: StreamWriter, records: Any) -> None:
+        if self.muted:
+            return
+        fresh = np.ascontiguousarray(self.resumes[name].keep(records))
+        self.context.point("before_" + name)
         at = 0
         while at < len(fresh):
             at += stream.publish(fresh[at:])
@@ -252,15 +299,30 @@ class Accumulator:
                 if not stream.free(1):
                     self.context.beat()
                     self.context.nap(1_000_000)
+        self.context.point("after_" + name)
 
     def _write_slots(self, rows: Any, count: int) -> None:
         state, table = self.positions.shard.state, self.positions_table
         if count > len(self.written):
             self.written = np.zeros(2 * count, np.int64)
         words = state.keys.view(np.int64).reshape(-1, KEY_WORDS)
-        done = int(write_positions(state.keys, words, rows, count, table.slots, table.indexes, table.counts, self.shard_number, self.written))
+        done = int(
+            write_positions(
+                state.keys,
+                words,
+                rows,
+                count,
+                table.slots,
+                table.indexes,
+                table.counts,
+                self.shard_number,
+                self.written,
+                self.context.points.words,
+                self.slot_point,
+            )
+        )
         if done == FULL:
-            raise TableFull("positions", len(table.slots) // self.host.shards)
+            raise TableFull("positions", self.shard_number, table.slots_per_range)
         self.changed_count.add(count)
         update = np.zeros(count, self.updates.ring.dtype)
         update["slot"], update["shard"] = self.written[:count], self.shard_number
@@ -274,33 +336,55 @@ class Accumulator:
         row_words = self.account_slot.view(np.int64)
         done = int(
             write_accounts(
-                state.keys, state.accounts, pairs, count, table.slots, table.indexes, table.counts, self.shard_number, row_words, self.account_slot
+                state.keys,
+                state.accounts,
+                pairs,
+                count,
+                table.slots,
+                table.indexes,
+                table.counts,
+                self.shard_number,
+                row_words,
+                self.account_slot,
             )
         )
         if done == FULL:
-            raise TableFull("accounts", len(table.slots) // self.host.shards)
+            raise TableFull("accounts", self.shard_number, table.slots_per_range)
 
     # the duty cycle
 
     def step(self) -> int:
         """Apply what has arrived."""
         head = int(ring_head(self.ring.control))
-        first = self.reader.cursor + 1
-        last = min(head, first + BATCH - 1)
+        first = self.at + 1
+        last = min(head, self.at + BATCH)
         if last < first:
             return self._send_reentries()
+        self.published.set(last)
         self.positions.apply(self.events, self.mask, first, last)
         self._publish_sets()
-        self.context.point("before_cursor")
-        self.reader.cursor = last
-        self.reader.finish(last)
-        self.context.point("after_cursor")
+        self.at = self.reader.cursor = last
+        self._finish_upto(last)
         for waker in self.wakers:
             waker.wake()
-        self.capture_bell.ring()
         self.context.cursor, self.context.lag = last, head - last
         self._send_reentries()
         return last - first + 1
+
+    def _finish_upto(self, last: int) -> None:
+        """Events up to `last` are applied; those behind the last end of a batch are finished only if no key waits for the next one."""
+        done = int(ring_cursor(self.ring.control, self.reader.place))
+        if self.positions.shard.state.meta[DIRTY_COUNT]:
+            last = int(last_end(self.events, self.mask, done + 1, last))
+        if last > done:
+            self._finish(last)
+
+    def _finish(self, cursor: int) -> None:
+        """Events up to `cursor` are applied and judged: answers may go out, the ring may reuse them. Late ones wait for a batch's end."""
+        self.context.point("before_cursor")
+        self.reader.finish(cursor)
+        self.context.point("after_cursor")
+        self.capture_bell.ring()
 
     def idle(self) -> None:
         """Wait for events."""
@@ -309,7 +393,7 @@ class Accumulator:
     def housekeeping(self) -> None:
         """Put the streams behind their rings."""
         self._flush_streams()
-        self.context.lag = int(ring_head(self.ring.control)) - self.reader.cursor
+        self.context.lag = int(ring_head(self.ring.control)) - self.at
 
     def _flush_streams(self) -> None:
         for stream in (self.matches, self.transfers, self.verdicts):
@@ -317,7 +401,7 @@ class Accumulator:
 
     def drain(self) -> bool:
         """Everything that was sequenced is applied and said."""
-        if int(ring_head(self.ring.control)) != self.reader.cursor:
+        if int(ring_head(self.ring.control)) != self.at:
             return False
         self._flush_streams()
         return True
@@ -332,6 +416,7 @@ class Accumulator:
     def _wait_for_journal(self, upto: int) -> None:
         """A re-derivation reads events up to `upto` from the journal: wait until they are written."""
         self.derived_count.add()
+        self.context.beat()
         while int(ring_cursor(self.ring.control, self.journal_place)) < upto:
             self.context.beat()
             self.context.nap(200_000)
@@ -347,16 +432,16 @@ class Accumulator:
             records["count"], records["index"] = len(records), np.arange(len(records))
             if not len(made.moves):
                 records["kind"], records["code"] = (MatchKind.REFUSED if made.code else MatchKind.NO_MATCH), made.code
-            self._say("transfers", self.transfers, records, records["cause"])
+            self._say("transfers", self.transfers, records)
         shard.sets_out.clear()
 
     def _wait_for_set(self, transfer: int, version: int) -> MovedSet:
         """The lots of a transfer from another shard's book; our own work up to here is shown first, so that nobody waits in a ring."""
+        self.positions.shard.flush()
+        self._publish_sets()
         if not self.replaying:
-            self.positions.shard.flush()
-            self._publish_sets()
             self.reader.cursor = max(self.reader.cursor, self.positions.shard.sequence)
-            self.reader.finish(self.reader.cursor)
+            self._finish(self.reader.cursor)
         while True:
             for reader in self.others.values():
                 for record in reader.read(1024):
@@ -401,11 +486,12 @@ def warm() -> None:
     keys, accounts = np.zeros(2, KEY), np.zeros(2, ACCOUNT)
     keys["slot"], accounts["slot"] = -1, -1
     indexes, counts = np.zeros((1, 4, 2), np.int64), np.zeros((1, 16), np.int64)
+    last_end(np.zeros(2, EVENT), 1, 0, 1)
     words = keys.view(np.int64).reshape(-1, KEY_WORDS)
     slots, written = np.zeros((2, 8 + 2 * POSITION_WORDS), np.int64), np.zeros(2, np.int64)
     row = np.zeros(1, ACCOUNT_SLOT)
     for _ in range(2):
-        write_positions(keys, words, np.zeros(1, np.int32), 1, slots, indexes, counts, 0, written)
+        write_positions(keys, words, np.zeros(1, np.int32), 1, slots, indexes, counts, 0, written, no_points().words, 0)
     indexes, counts = np.zeros((1, 4, 2), np.int64), np.zeros((1, 16), np.int64)
     slots = np.zeros((2, 8 + 2 * ACCOUNT_WORDS), np.int64)
     for _ in range(2):

@@ -33,6 +33,7 @@ from pks.engine.instruments.rows import book_policy, instrument_policy
 from pks.layouts.codes import Flag, Kind, Subject
 from pks.layouts.detail import group_at, text_of, with_text
 from pks.layouts.event import EVENT
+from pks.segments.journal_file import FULL_ERRNOS
 
 KEYED = (Kind.TRADE, Kind.OPENING, Kind.ALLOCATION, Kind.TRANSFER, Kind.ACTION, Kind.FIXING)
 PLAIN_KINDS = (int(Kind.TICK), int(Kind.EPOCH), int(Kind.DETAIL))
@@ -121,7 +122,9 @@ class DayFiles:
 class Booking:
     """What capture knows, as of event `sequence`."""
 
-    def __init__(self, record_at: Callable[[int], Any], files: DayFiles, *, keys: int = 1 << 16, durable: Callable[[], int] = lambda: 2**62) -> None:
+    def __init__(
+        self, record_at: Callable[[int], Any], files: DayFiles, *, keys: int = 1 << 16, durable: Callable[[], int] = lambda: 2**62
+    ) -> None:
         """keys: idempotency keys to hold in memory. durable: the last event on disk; younger keys do not leave memory."""
         self.tables: Tables = new_tables(keys)
         self.catalogue = Catalogue()
@@ -154,7 +157,9 @@ class Booking:
             self.take_definition(*learn_definition(self.catalogue, group))
             return n + len(group)
         if not self.make_room():
-            self._replace(dedup=filled(np.zeros((2 * len(self.tables.dedup), 4), np.int64), self.tables.dedup[self.tables.dedup[:, SEQUENCE] != 0]))
+            self._replace(
+                dedup=filled(np.zeros((2 * len(self.tables.dedup), 4), np.int64), self.tables.dedup[self.tables.dedup[:, SEQUENCE] != 0])
+            )
         link_group(self.tables, np.array([e], EVENT))
         if kind in KEYED and not (kind == Kind.TRADE and e["original"]):
             self._add_key(e)
@@ -198,14 +203,22 @@ class Booking:
         dates[date] = PARTLY_IN_FILE if self.files.path(date).exists() else IN_MEMORY
 
     def evict(self, dates: list[int]) -> bool:
-        """Move the keys of some dates to their files, except of dates with an event that is not durable yet; False when none could go."""
+        """Move the keys of some dates to their files, except of dates with an event that is not durable yet; False when none could go.
+
+        A full disk keeps them in memory.
+        """
         gone = []
         durable = self.durable()
         for date in dates:
             rows = rows_of_date(self.tables.dedup, date)
             if len(rows) and rows[:, SEQUENCE].max() > durable:
                 continue
-            self.files.add(date, rows)
+            try:
+                self.files.add(date, rows)
+            except OSError as error:
+                if error.errno not in FULL_ERRNOS:
+                    raise
+                break
             gone.append(date)
         self.tables.dedup[:] = without_dates(self.tables.dedup, gone)
         self.tables.counts[KEYS_COUNT] = int((self.tables.dedup[:, SEQUENCE] != 0).sum())

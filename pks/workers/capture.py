@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import posix_ipc
 from numba import njit
 
 from pks.base.clock import StrictlyRecorded
@@ -24,10 +25,11 @@ from pks.engine.instruments.rows import to_row
 from pks.engine.lots.tables import pair_copy, pair_find, pair_set
 from pks.layouts.codes import Flag, Kind
 from pks.layouts.event import EVENT, EVENT_WORDS, FIELD_NUMBER, REPLY
-from pks.layouts.slots import REFDATA_SLOT
+from pks.segments.errors import LayoutUnknown, RingLapped
 from pks.segments.journal_records import seal
 from pks.segments.journal_view import JournalView
-from pks.segments.ring import RingReader, RingWriter, ring_claim, ring_commit, ring_cursor
+from pks.segments.ring import Place, RingReader, RingWriter, ring_claim, ring_commit, ring_cursor
+from pks.segments.table import RefdataTable
 from pks.segments.wait import Waker
 from pks.topology import Intake
 from pks.workers.booking import Booking, DayFiles
@@ -37,20 +39,26 @@ from pks.workers.runtime import Context
 BATCH = 1024
 """Records taken from one source before the next has its turn."""
 
-OWED_MAX = 1 << 14
+OWED_MAX = 1 << 17
 """Answers that a source may have outstanding; its ring is not read before it has taken some."""
 
 REPLAY_BATCH = 1 << 15
+OPEN_RECORDS_MAX = 1 << 17
+"""Records without an end of batch, at most, and never more than a quarter of the events ring, which dirty keys hold back."""
+
+PATIENCE_NS = 2_000_000_000
+"""How long an orderly stop waits for sources that take no answers: a dead one never will."""
+
 END_OF_BATCH = int(Flag.END_OF_BATCH)
 OUTSIDE_FLAGS = np.uint16(0xFFFF ^ (Flag.REENTRY | Flag.GROUP_LEG | Flag.END_OF_BATCH))
 """What a source may say; the rest is ours."""
 
 
-
 @njit(cache=True)
-def seal_batch(events, rows, mask, first, last):
-    """Flag the end of the batch and seal records first..last of the ring; they can be published then."""
-    events[last & mask].flags |= END_OF_BATCH
+def seal_batch(events, rows, mask, first, last, ends):
+    """Seal records first..last of the ring, the last one flagged as a batch's end if `ends`; they can be published then."""
+    if ends:
+        events[last & mask].flags |= END_OF_BATCH
     for n in range(first, last + 1):
         seal(rows, n & mask)
 
@@ -115,13 +123,17 @@ class Capture:
         self.verdict_readers = [self.host.verdicts(k).reader(-1, "capture") for k in range(self.host.shards)]
         self.verdicts = np.zeros((1 << 12, 2), np.int64)
         self.verdicts_count = 0
-        self.refdata = self.host.refdata
-        self.refdata.take_range(0)
+        self.refdata = RefdataTable(self.host.refdata)
+        self.refdata.take()
         self.booking = Booking(self.record_at, DayFiles(context.paths.keys), keys=context.config.dedup_keys, durable=self._durable)
+        self.booking.admission.verdict_of = self._verdict_of
         self.sources = [self._source(intake) for intake in self.host.intakes()]
         self.batch = np.zeros((BATCH, EVENT_WORDS), np.int64)
         self.answers = np.zeros(BATCH, REPLY)
         self.parked: deque[Parked] = deque()
+        self.ended = self.ring.head  # the last end of a batch
+        self.open_max = min(OPEN_RECORDS_MAX, self.ring.capacity // 4)
+        self.moved_ns = context.clock.monotonic_ns()  # when a step last did anything
         self.accepted_count = context.cells.counter("events_accepted")
         self.duplicate_count = context.cells.counter("duplicates")
         self.refused_count = context.cells.counter("refused")
@@ -130,14 +142,32 @@ class Capture:
         self.sequence_gauge = context.cells.gauge("sequence")
         self._recover()
         self.clock = StrictlyRecorded(context.clock, self.booking.recorded_ns)
-        if self.booking.last_kind == 0 or self.booking.epoch < context.epoch:
+        if self.booking.sequence == self.ring.start:
             self._start_epoch()
         self.waiter = context.waiter([source.reader for source in self.sources])
         context.ready()
 
     def _source(self, intake: Intake) -> Source:
+        if not self._is_sound(intake):
+            self.context.log.warning("a source wrote garbage over its ring: it is made anew", intake=intake.number)
+            self._format(intake)
         requests, replies = intake.requests, intake.replies
         return Source(intake, RingReader(requests, "capture"), RingWriter(replies), Waker(replies, self.host.instance))
+
+    def _is_sound(self, intake: Intake) -> bool:
+        """Are the control words of a source's rings what they were made as, and its cursors possible? Other programs write there."""
+        if intake.number >= self.host.sources:
+            return True
+        try:
+            requests, replies = intake.requests, intake.replies
+            places = requests.places + replies.places
+        except (LayoutUnknown, UnicodeDecodeError):
+            return False
+        ours, theirs = Place("capture", True, self.context.number), Place("source", True, self.host.owners - 1 + intake.number)
+        return places == [ours, theirs] and 0 <= requests.head - requests.cursor("capture") <= requests.capacity
+
+    def _format(self, intake: Intake) -> None:
+        intake.format(self.host.owners - 1 + intake.number, self.context.number)
 
     # recovery
 
@@ -172,17 +202,17 @@ class Capture:
         return int(ring_cursor(self.ring.control, self.journal_place))
 
     def _start_epoch(self) -> None:
-        """Every start is an EPOCH event."""
+        """Every start is an EPOCH event; a capture that is only restarted finds it in the ring."""
         epoch = np.zeros(1, EVENT)
         epoch["kind"], epoch["group_count"] = Kind.EPOCH, 1
-        self.booking.epoch = self.context.epoch
+        self.booking.epoch = max(self.booking.epoch + 1, self.context.epoch)
         while not self._sequence(epoch, 0):
             self.context.beat()
             self.context.nap(1_000_000)
 
     def record_at(self, sequence: int) -> Any:
         """The event of a sequence: from the ring while it is there, else from the journal."""
-        if sequence > self.ring.head - self.mask:
+        if sequence > self.ring.oldest:
             return self.events[sequence & self.mask]
         if not self.view.extent[0] <= sequence <= self.view.extent[1]:
             self.view.refresh()
@@ -194,13 +224,17 @@ class Capture:
         """Take from every source once, answer what is due, mark the end when all is quiet."""
         work = 0
         for number, source in enumerate(self.sources):
-            if source.reader.lag and source.owed_count < OWED_MAX:
+            if source.reader.lag < 0:
+                self._give_up(source, f"its cursor went back to {source.reader.ring.head}")
+            elif source.reader.lag and source.owed_count < OWED_MAX:
                 work += self._take(number, source)
         if self.parked:
             self._unpark()
         work += self._answer()
         if work == 0:
             self._tick()
+        else:
+            self.moved_ns = self.context.clock.monotonic_ns()
         self.context.cursor = self.booking.sequence
         return work
 
@@ -215,8 +249,15 @@ class Capture:
         self.context.lag = self.booking.sequence - self._durable()
 
     def drain(self) -> bool:
-        """All that sources had sent is sequenced and answered."""
-        return not any(source.reader.lag or source.owed_count for source in self.sources if source.intake.number < self.host.sources)
+        """All that sources had sent is sequenced and answered, as far as they take answers."""
+        while self.parked:
+            waiting = self.parked.popleft()
+            self._settle(self.sources[waiting.source], Admitted(int(Code.SHUTTING_DOWN)), waiting.ticket)
+        waiting_for = [s.intake.number for s in self.sources if s.intake.number < self.host.sources and (s.reader.lag > 0 or s.owed_count)]
+        if waiting_for and self.context.clock.monotonic_ns() - self.moved_ns > PATIENCE_NS:
+            self.context.log.warning("sources take no answers: the stop goes on without them", intakes=waiting_for)
+            return True
+        return not waiting_for
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -227,8 +268,8 @@ class Capture:
         """Take one batch of a source; how many records were dealt with."""
         try:
             batch = source.reader.read(BATCH)
-        except Exception as error:
-            self._give_up(source, error)
+        except RingLapped as error:
+            self._give_up(source, str(error))
             return 1
         start = source.reader.cursor - len(batch)
         rows = batch.view(np.int64).reshape(-1, EVENT_WORDS)
@@ -252,6 +293,7 @@ class Capture:
                     break
                 done += used
         source.reader.cursor = start + done
+        self.context.point("before_finish")
         source.reader.finish(source.reader.cursor)
         return done
 
@@ -261,24 +303,48 @@ class Capture:
         before = booking.sequence
         recorded_ns = self.clock.next_ns()
         taken, sequence, said, reason = take_trades(
-            booking.tables, batch, rows, done, len(batch), self.events, self.rows, self.mask, before, room, recorded_ns, now_ns,
-            booking.epoch, source.intake.number, ticket, self.answers,
+            booking.tables,
+            batch,
+            rows,
+            done,
+            len(batch),
+            self.events,
+            self.rows,
+            self.mask,
+            self.ring.oldest,
+            before,
+            room,
+            recorded_ns,
+            now_ns,
+            booking.epoch,
+            source.intake.number,
+            ticket,
+            self.answers,
         )
         if sequence > before:
             booking.recorded_ns = max(booking.recorded_ns, recorded_ns)
-            self._publish(before + 1, int(sequence))
+            self._publish(before + 1, int(sequence), self._may_end(int(sequence)))
             booking.sequence, booking.last_kind = int(sequence), int(Kind.TRADE)
         if said:
             self._count(self.answers[:said])
             source.owe(self.answers[:said].copy())
         return int(taken), int(reason)
 
-    def _publish(self, first: int, last: int) -> None:
+    def _publish(self, first: int, last: int, ends: bool = True) -> None:
         self.context.point("before_publish")
-        seal_batch(self.events, self.rows, self.mask, first, last)
+        seal_batch(self.events, self.rows, self.mask, first, last, ends)
+        if ends:
+            self.ended = last
         ring_commit(self.ring.control, last - first + 1)
         self.context.point("after_publish")
         self.waker.wake()
+
+    def _may_end(self, sequence: int) -> bool:
+        """Should a batch end here? Yes, unless the accumulators still work at the last end: then late trades wait for the next end.
+
+        Whatever comes, an end comes within OPEN_RECORDS_MAX records or with the next TICK.
+        """
+        return self._applied() >= self.ended or sequence - self.ended >= self.open_max
 
     def _count(self, answers: Any) -> None:
         codes = answers["code"]
@@ -299,7 +365,7 @@ class Capture:
         group = np.array(group, EVENT)
         if source.intake.number < self.host.sources:
             group["flags"] &= OUTSIDE_FLAGS
-        outcome = self.booking.admit(group, now_ns)
+        outcome = self._admit(source, group, now_ns)
         if outcome.code == Code.UNKNOWN_TRADE and int(group[0]["kind"]) in (Kind.AMEND, Kind.CANCEL, Kind.FEE):
             if len(self.parked) < PARKED_TRADES_MAX:
                 self.parked.append(Parked(number, ticket, group, self.context.clock.monotonic_ns() + PARK_SECONDS * 10**9))
@@ -307,12 +373,24 @@ class Capture:
             outcome = Admitted(int(Code.PARKING_FULL))
         return count if self._settle(source, outcome, ticket) else 0
 
+    def _admit(self, source: Source, group: Any, now_ns: int) -> Admitted:
+        """The booking's word on a group. Nothing that another program writes may end this process, so what no check foresaw is refused."""
+        try:
+            return self.booking.admit(group, now_ns)
+        except Exception as error:
+            self.context.log.crash(error)
+            self.context.log.error("a group that no check foresaw is refused", intake=source.intake.number, record=group[0].tobytes().hex())
+            return Admitted(int(Code.BAD_RECORD))
+
     def _whole_group(self, source: Source, batch: Any, done: int, count: int) -> Any:
         """A group that reaches beyond the batch: all of it, or its first record alone when the rest is not there."""
         have = len(batch) - done
         if int(batch[done]["group_index"]) != 0 or have + source.reader.lag < count or count > source.reader.ring.capacity:
             return batch[done : done + 1]  # a group is published whole, so this is none; admit says what is wrong with it
-        more = source.reader.read(count - have)
+        try:
+            more = source.reader.read(count - have)
+        except RingLapped:
+            return batch[done : done + 1]
         source.reader.cursor -= len(more)
         return np.concatenate([batch[done:], more])
 
@@ -362,20 +440,23 @@ class Capture:
         source.owe(answers)
         self.context.fail("one date fills the table of idempotency keys: set dedup_keys higher")
 
-    def _give_up(self, source: Source, error: Exception) -> None:
-        """The source wrote garbage over its cursors: what it has in its ring is skipped, nobody else notices."""
-        self.context.log.warning("a source's cursors are garbage: its ring is skipped", intake=source.intake.number, error=str(error))
+    def _give_up(self, source: Source, error: str) -> None:
+        """The source wrote garbage over its control words: its rings are made anew, and nobody else notices."""
+        self.context.log.warning("a source wrote garbage over its ring: it is made anew", intake=source.intake.number, error=error)
+        self._format(source.intake)
         source.reader.cursor = source.reader.ring.head
-        source.reader.finish(source.reader.cursor)
+        source.waker.posted[:] = 0
+        source.owed.clear()
+        source.owed_count = 0
 
     # answering
 
     def _limit(self) -> int:
         """Events up to here are durable and applied by every shard."""
-        limit = self._durable()
-        for place in self.shard_places:
-            limit = min(limit, int(ring_cursor(self.ring.control, place)))
-        return limit
+        return min(self._durable(), self._applied())
+
+    def _applied(self) -> int:
+        return min(int(ring_cursor(self.ring.control, place)) for place in self.shard_places)
 
     def _answer(self) -> int:
         """Send every answer that is due, as far as reply rings have room."""
@@ -397,8 +478,30 @@ class Capture:
                 if count:
                     source.owed[0] = answers[count:]
                 break
-            source.waker.wake()
+            self._wake(source)
+        if sent:
+            self.context.point("after_answer")
         return sent
+
+    def _wake(self, source: Source) -> None:
+        try:
+            source.waker.wake()
+        except (posix_ipc.Error, AssertionError, IndexError, ValueError) as error:  # it reads places that the source may write
+            self._give_up(source, f"{type(error).__name__}: {error}")
+
+    def _verdict_of(self, sequence: int) -> int:
+        """Code by which the accumulators refused an event, 0 for none; waits until they have judged it."""
+        if self._applied() < sequence and self.ended < self.booking.sequence:
+            while not self._end_batch():
+                self._rest()
+        while self._applied() < sequence:
+            self._rest()
+        self._read_verdicts()
+        return max(0, int(pair_find(self.verdicts, sequence)))
+
+    def _rest(self) -> None:
+        self.context.beat()
+        self.context.nap(200_000)
 
     def _read_verdicts(self) -> None:
         for reader in self.verdict_readers:
@@ -421,28 +524,24 @@ class Capture:
     def _tick(self) -> None:
         """When all is durable and nothing waits, one TICK behind the last event: a batch with anything behind it is known durable."""
         booking = self.booking
-        if booking.last_kind == Kind.TICK or self._durable() < booking.sequence:
-            return
-        if any(source.owed_count for source in self.sources):
-            return
+        if booking.last_kind != Kind.TICK and self._durable() >= booking.sequence:
+            self._end_batch()
+
+    def _end_batch(self) -> int:
+        """Sequence a TICK, which ends whatever batch is open; 0 when the ring has no room."""
         tick = np.zeros(1, EVENT)
         tick["kind"], tick["group_count"] = Kind.TICK, 1
-        self._sequence(tick, 0)
+        return self._sequence(tick, 0)
 
     def _show_definitions(self) -> None:
         """Write changed reference data into its segment."""
-        for subject, row_id, definition in self.booking.defined:
+        latest = {
+            (subject, row_id): definition for subject, row_id, definition in self.booking.defined
+        }  # no row goes back, in a replay too
+        for (subject, row_id), definition in latest.items():
             sequence = self.booking.catalogue.sequence_of(subject, row_id)
             row = to_row(definition, self.booking.catalogue, row_id, sequence)[0]
-            slot = np.zeros(1, REFDATA_SLOT)
-            for name in row.dtype.names:
-                if name in slot.dtype.names and not name.startswith("_"):
-                    slot[name] = row[name]
-            at = self.refdata.find((int(subject), row_id), 0)
-            if at is None:
-                self.refdata.append(0, (int(subject), row_id), slot[0])
-            else:
-                self.refdata.write(at, slot[0])
+            self.refdata.write(row)
         self.booking.defined.clear()
 
 
@@ -458,5 +557,5 @@ def warm() -> None:
     warm_booking()
     warm_rings()
     events = np.zeros(16, EVENT)
-    seal_batch(events, events.view(np.int64).reshape(-1, EVENT_WORDS), 15, 1, 2)
+    seal_batch(events, events.view(np.int64).reshape(-1, EVENT_WORDS), 15, 1, 2, True)
     due(np.zeros(1, REPLY), 0, np.zeros((4, 2), np.int64))

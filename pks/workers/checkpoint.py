@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,21 +76,32 @@ def capture_arrays(booking: Booking) -> tuple[dict[str, Any], dict[str, Any]]:
         "moved": sorted(versions.moved.items()),
         "blocks": sorted(versions.blocks.items()),
         "second_keys": [[*key, value] for key, value in sorted(versions.second_keys.items())],
+        "cancelled": sorted(versions.cancelled.items()),
+        "lot_names": [[*name, value] for name, value in sorted(versions.lot_names.items())],
     }
     return facts, arrays
 
 
-def positions_arrays(positions: Positions) -> dict[str, Any]:
-    """The arrays of a fold of all books."""
+def positions_arrays(positions: Positions, reentries: Sequence[tuple[int, int]] = ()) -> dict[str, Any]:
+    """The arrays of a fold of all books. reentries: (transfer, cause) whose amendment is not in the journal yet."""
     arrays = {f"state_{name}": value for name, value in export_state(positions.shard.state).items()}
     sets = [made for _, made_sets in sorted(positions.shard.sets.items()) for made in made_sets]
     arrays["set_heads"] = np.array([(s.transfer, s.version, s.code, len(s.moves)) for s in sets], np.int64).reshape(-1, 4)
     arrays["set_moves"] = np.concatenate([s.moves for s in sets]) if sets else np.zeros(0, MATCH)
+    records, mask = positions.shard.records, positions.shard.mask
+    owed = [(transfer, cause, int(records[transfer & mask]["book_id"])) for transfer, cause in reentries]
+    arrays["reentries"] = np.array(owed, np.int64).reshape(-1, 3)
     return arrays
 
 
-def write_checkpoint(directory: Path, sequence: int, facts: dict[str, Any], arrays: dict[str, Any]) -> Path:
-    """Write the file durably, then drop all but the newest KEPT. Raises OSError when the disk has no room."""
+def _no_point(_: str) -> None:
+    """A kill point where none is armed."""
+
+
+def write_checkpoint(
+    directory: Path, sequence: int, facts: dict[str, Any], arrays: dict[str, Any], point: Callable[[str], None] = _no_point
+) -> Path:
+    """Write the file durably, then drop all but the newest KEPT. Raises OSError when the disk has no room. point: kill points inside."""
     facts = {**facts, "sequence": sequence, "layout": STATE_LAYOUT_VERSION, "rules": RULES_VERSION}
     body = io.BytesIO()
     np.savez(body, **{"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8), **arrays})
@@ -99,9 +110,12 @@ def write_checkpoint(directory: Path, sequence: int, facts: dict[str, Any], arra
     making = path.with_suffix(".making")
     with making.open("wb") as out:
         out.write(MAGIC + hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest())
-        out.write(data)
+        out.write(data[: len(data) // 2])
+        point("in_checkpoint")
+        out.write(data[len(data) // 2 :])
         out.flush()
         os.fsync(out.fileno())
+    point("before_rename")
     making.rename(path)
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -172,12 +186,16 @@ def load_booking(booking: Booking, checkpoint: Checkpoint) -> None:
     versions.moved.update(map(tuple, facts["moved"]))
     versions.blocks.update(map(tuple, facts["blocks"]))
     versions.second_keys.update({(hi, lo): sequence for hi, lo, sequence in facts["second_keys"]})
+    versions.cancelled.update(map(tuple, facts["cancelled"]))
+    versions.lot_names.update({(instrument_id, name): sequence for instrument_id, name, sequence in facts["lot_names"]})
 
 
 def load_positions(positions: Positions, checkpoint: Checkpoint) -> None:
     """Bring an empty fold of one shard to the checkpoint."""
     shard = positions.shard
-    load_definitions(checkpoint, lambda subject, row_id, sequence, definition: positions.catalogue.apply(subject, row_id, definition, sequence))
+    load_definitions(
+        checkpoint, lambda subject, row_id, sequence, definition: positions.catalogue.apply(subject, row_id, definition, sequence)
+    )
     arrays = {name.removeprefix("state_"): value for name, value in checkpoint.arrays.items() if name.startswith("state_")}
     shard.state = import_state(arrays, shard.index, shard.shards, keys=len(shard.state.keys), lots=len(shard.state.lots))
     start = 0
@@ -185,3 +203,4 @@ def load_positions(positions: Positions, checkpoint: Checkpoint) -> None:
         moves = checkpoint.arrays["set_moves"][start : start + count]
         start += count
         shard.sets.setdefault(transfer, []).append(MovedSet(transfer, version, code, moves))
+    shard.reentries += [(transfer, cause) for transfer, cause, book in checkpoint.arrays["reentries"].tolist() if shard.owns(book)]

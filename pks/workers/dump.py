@@ -1,6 +1,6 @@
 """Events as objects with names and decimal text: what `pks journal dump` prints, and what the independent model reads.
 
-Owns the words of a dumped event. Takes a record, its group's text and a catalogue that has every name in it; reads no file, changes nothing.
+Owns the words of a dumped event. Takes a record, its group's text and a catalogue with every name in it; reads no file.
 """
 
 from __future__ import annotations

@@ -7,18 +7,49 @@ batch when there is room; a failed flush ends it, since the kernel may have drop
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from pks.layouts.event import EVENT_WORDS
 from pks.segments.journal import JournalWriter
 from pks.segments.journal_errors import JournalFull
+from pks.segments.journal_file import Disk
 from pks.segments.journal_records import seal, stamp_batch, whole_groups
 from pks.segments.ring import RingReader, ring_head
 from pks.workers.runtime import Context
 
 FULL_RETRY_NS = 100_000_000
 """How long to wait before a batch that found no room is tried again."""
+
+
+class PointDisk(Disk):
+    """The disk of a journal that has kill points: a batch is written in two parts, with a point between them and one before its flush."""
+
+    def __init__(self, point: Callable[[str], None]) -> None:
+        self._point = point
+        self._making: set[int] = set()  # descriptors of files that have no name yet
+
+    def open(self, path: Path, flags: int) -> int:
+        descriptor = super().open(path, flags)
+        (self._making.add if path.suffix == ".new" else self._making.discard)(descriptor)
+        return descriptor
+
+    def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
+        if descriptor in self._making:
+            return super().pwrite(descriptor, data, offset)
+        written = super().pwrite(descriptor, data[: max(1, len(data) // 2)], offset)
+        self._point("in_write")
+        return written
+
+    def fdatasync(self, descriptor: int) -> None:
+        self._point("before_flush")
+        super().fdatasync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._point("before_new_file")
+        super().rename(source, target)
 
 
 class Journal:
@@ -34,6 +65,7 @@ class Journal:
             wall_ns=context.clock.wall_ns,
             records=context.config.journal.segment_records,
             instance=context.config.instance,
+            disk=PointDisk(context.point) if len(context.points.words) > 1 else None,
         )
         self.waiter = context.waiter([self.reader])
         self.capture_bell = context.bell("capture")

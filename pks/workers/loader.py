@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,20 @@ from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.definitions import AnyDefinition, Source, subject_of
 from pks.engine.instruments.events import definition_event
 from pks.layouts.codes import Subject
+from pks.layouts.segment import WORKER_REPORT
 from pks.segments.ring import RingReader, RingWriter
+from pks.segments.slots import TRIES_MAX, slot_read
 from pks.segments.wait import Waker
+from pks.topology import workers_of
 from pks.workers.demo import DEMO_SOURCE, DemoDay
 from pks.workers.runtime import Context
 
 DEMO_BATCH_MAX = 512
+
+CAPTURE_NUMBER = 0
+"""Capture's place in the plan of workers, and so its row in the control segment."""
+
+assert workers_of(1)[CAPTURE_NUMBER].name == "capture", "capture is the first worker"
 
 
 class Loader:
@@ -39,16 +48,16 @@ class Loader:
         self.intake = intake
         self.requests, self.replies = RingWriter(intake.requests), RingReader(intake.replies, "source")
         self.waker = Waker(intake.requests, context.host.instance)
-        self.sent, self.answered = 0, 0
+        self.sent = 0
+        self.owed: dict[int, tuple[str, Any]] = {}  # by ticket: name and records of what is not answered
+        self.again: deque[tuple[str, Any]] = deque()  # to be sent again
+        self.capture = self._ready_capture()
         self.refused = context.cells.counter("refused")
         self.folder = packaged_desk() if context.config.desk == "demo" else Path(context.config.desk)
         self.steps = self._steps()
-        self.names: dict[int, str] = {}
         self.demo: DemoDay | None = None
         self.streamed = 0
         self.began = 0.0
-        while len(self.replies.read(4096)):
-            self.replies.finish()
         context.ready()
 
     def _steps(self) -> Iterator[None]:
@@ -74,20 +83,42 @@ class Loader:
         if self.context.config.demo_rate:
             marks = self.folder / "marks.csv"
             day = random.Random(self.context.epoch)
-            self.demo = DemoDay(border, desk.opening_lots, marks, day, f"D{self.context.epoch}")
+            life = f"D{self.context.epoch}.{self.intake.requests.head}"  # no life of the loader gives an id of another one
+            self.demo = DemoDay(border, desk.opening_lots, marks, day, life)
             self.began = time.monotonic()
 
     def _send(self, group: Any, name: str) -> Iterator[None]:
         while self.requests.free(len(group)) < len(group) or not self.intake.is_open:
             yield
-        self.names[int(self.intake.requests.head) + 1] = name
-        self.requests.publish_all(group)
+        self._publish(name, group)
         self.sent += 1
         self.waker.wake()
 
+    def _publish(self, name: str, group: Any) -> None:
+        self.owed[int(self.intake.requests.head) + 1] = name, group
+        self.requests.publish_all(group)
+
     def _settled(self) -> Iterator[None]:
-        while self.answered < self.sent:
+        while self.owed or self.again:
             yield
+
+    def _ready_capture(self) -> int:
+        """Pid of the capture that reads the rings, 0 while it starts."""
+        row = np.zeros(1, WORKER_REPORT)
+        slot_read(self.context.host.control.reports.slots, CAPTURE_NUMBER, row.view(np.int64), TRIES_MAX)
+        return int(row[0]["pid"]) if row[0]["ready"] else 0
+
+    def _send_again(self) -> None:
+        """Another capture took over: the answers that the dead one owed never come, so what they were about is sent again."""
+        capture = self._ready_capture()
+        if capture not in (0, self.capture):
+            done = self.intake.requests.cursor("capture")
+            self._take_answers()
+            self.again += [self.owed.pop(ticket) for ticket in sorted(self.owed) if ticket <= done]
+            self.capture = capture
+        while self.again and self.intake.is_open and self.requests.free(len(self.again[0][1])) >= len(self.again[0][1]):
+            self._publish(*self.again.popleft())
+            self.waker.wake()
 
     def _catalogue(self, definitions: list[AnyDefinition]) -> Catalogue:
         """The desk's definitions under the ids that capture gave them."""
@@ -105,8 +136,9 @@ class Loader:
         if len(replies):
             self.replies.finish()
         for reply in replies:
-            self.answered += 1
-            name = self.names.pop(int(reply["ticket"]), "")
+            if int(reply["ticket"]) not in self.owed:
+                continue  # an answer to an earlier life of the loader
+            name, _ = self.owed.pop(int(reply["ticket"]))
             code = Code(int(reply["code"]))
             if code not in (Code.ACCEPTED, Code.DUPLICATE):
                 self.refused.add()
@@ -118,6 +150,7 @@ class Loader:
     def step(self) -> int:
         """Send what there is room for; take answers."""
         work = self._take_answers()
+        self._send_again()
         for _ in range(64):
             before = self.sent
             try:
@@ -140,6 +173,9 @@ class Loader:
         if count <= 0 or not self.intake.is_open:
             return 0
         groups = [demo.next_fill(format_time(self.context.clock.wall_ns())) for _ in range(count)]
+        for ticket, group in enumerate(groups, start=int(self.intake.requests.head) + 1):
+            assert len(group) == 1, "a generated fill has no details"
+            self.owed[ticket] = "", group
         self.requests.publish_all(np.concatenate(groups))
         self.sent += count
         self.streamed += count
@@ -152,7 +188,7 @@ class Loader:
 
     def housekeeping(self) -> None:
         """Progress."""
-        self.context.lag = self.sent - self.answered
+        self.context.lag = len(self.owed)
 
     def drain(self) -> bool:
         """Nothing more is sent; what is out is answered by a capture that drains too."""
@@ -174,5 +210,3 @@ def warm() -> None:
     from pks.workers.warm import warm_booking
 
     warm_booking()
-
-

@@ -12,12 +12,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pks.engine.lots.state import KEYS_COUNT
+from pks.engine.lots.state import DIRTY_COUNT, KEYS_COUNT
+from pks.layouts.codes import Kind
+from pks.layouts.event import EVENT
 from pks.layouts.slots import POSITION_SLOT, POSITION_WORDS
 from pks.layouts.state import KEY, KEY_WORDS
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import ring_cursor, ring_head
 from pks.segments.slots import pack_key, slot_find_any, slot_read
+from pks.workers.accumulator import last_end
 from pks.workers.booking import Booking, DayFiles
 from pks.workers.checkpoint import (
     capture_arrays,
@@ -73,12 +76,14 @@ class Shadow:
         self.compared = context.cells.counter("compared")
         self.differences = context.cells.counter("differences")
         self.checkpoint_gauge = context.cells.gauge("checkpoint")
+        self.reentries: list[tuple[int, int]] = []  # (transfer, cause) that an accumulator owes and the journal does not have
         durable = self._durable()
         check_not_beyond(context.paths.checkpoints, self.ring.head)
         checkpoint = latest_checkpoint(context.paths.checkpoints, durable)
         if checkpoint is not None:
             load_positions(self.positions, checkpoint)
             load_booking(self.booking, checkpoint)
+            self._owe_reentries(checkpoint.sequence, checkpoint.sequence)
         self.sequence = self.saved = checkpoint.sequence if checkpoint is not None else 0
         self.saved_ns = context.clock.monotonic_ns()
         self.next_key = 0
@@ -93,19 +98,35 @@ class Shadow:
         """Fold what has become durable; compare some positions."""
         durable = self._durable()
         last = min(durable, self.sequence + BATCH)
+        if last > self.view.extent[1]:
+            self.view.refresh()
+        if last > self.sequence:  # up to the end of a batch, so that no key waits for one when a checkpoint is due
+            ended = int(last_end(self.view.records, -1, self.sequence + 1, last))
+            last = ended if ended > self.sequence else last
         work = last - self.sequence
         if work > 0:
-            if last > self.view.extent[1]:
-                self.view.refresh()
             self.positions.apply(self.view.records, -1, self.sequence + 1, last)
             self.positions.shard.sets_out.clear()
-            self.positions.shard.reentries.clear()
+            self._owe_reentries(self.sequence + 1, last)
             self.booking.learn(self.view.records, -1, self.sequence + 1, last)
             self.booking.defined.clear()
             self.sequence = last
         self.context.cursor, self.context.lag = self.sequence, durable - self.sequence
         self._compare()
         return work
+
+    def _owe_reentries(self, first: int, last: int) -> None:
+        """Take the re-entries that events first..last caused; those of a transfer are settled by any later correction of it."""
+        made = self.positions.shard.reentries
+        self.reentries += made
+        made.clear()
+        if not self.reentries:
+            return
+        events = self.view.records[first : last + 1]
+        settled: dict[int, int] = {}
+        for at in np.flatnonzero((events["to_book_id"] != 0) & np.isin(events["kind"], (Kind.AMEND, Kind.CANCEL))).tolist():
+            settled[int(events[at]["original"])] = first + at
+        self.reentries = [(transfer, cause) for transfer, cause in self.reentries if settled.get(transfer, 0) <= cause]
 
     def _compare(self) -> None:
         state = self.positions.shard.state
@@ -146,15 +167,15 @@ class Shadow:
             self._save()
 
     def _save(self) -> None:
-        """Write a checkpoint; a disk without room costs only the time of a longer replay."""
-        self.saved_ns = self.context.clock.monotonic_ns()
-        if self.sequence == self.saved:
+        """Write a checkpoint, when no key waits for its batch's end; a disk without room costs only the time of a longer replay."""
+        if self.sequence == self.saved or self.positions.shard.state.meta[DIRTY_COUNT]:
             return
+        self.saved_ns = self.context.clock.monotonic_ns()
         facts, arrays = capture_arrays(self.booking)
-        arrays.update(positions_arrays(self.positions))
+        arrays.update(positions_arrays(self.positions, self.reentries))
         self.context.point("before_checkpoint")
         try:
-            write_checkpoint(self.context.paths.checkpoints, self.sequence, facts, arrays)
+            write_checkpoint(self.context.paths.checkpoints, self.sequence, facts, arrays, self.context.point)
         except OSError as error:
             self.context.log.warning("no checkpoint", error=str(error))
             return
@@ -184,6 +205,9 @@ def warm() -> None:
 
     warm_fold()
     warm_rings()
+    journal = np.zeros(1, EVENT)
+    journal.flags.writeable = False
+    last_end(journal, -1, 0, 0)
     keys = np.zeros(1, KEY)
     words = keys.view(np.int64).reshape(-1, KEY_WORDS)
     slots, indexes = np.zeros((1, 8 + 2 * POSITION_WORDS), np.int64), np.zeros((1, 4, 2), np.int64)

@@ -35,7 +35,14 @@ CAPACITY = 1 << 10
 
 
 def _definitions() -> list[AnyDefinition]:
-    common: dict[str, Any] = {"currency": "USD", "settle_ccy": "USD", "quote_factor": "1", "price_scale": 2, "qty_scale": 2, "money_scale": 18}
+    common: dict[str, Any] = {
+        "currency": "USD",
+        "settle_ccy": "USD",
+        "quote_factor": "1",
+        "price_scale": 2,
+        "qty_scale": 2,
+        "money_scale": 18,
+    }
     flags: dict[str, Any] = {"negative_price": False, "zero_price": False, "traded_asset": True}
     return [
         Currency(code="USD", minor_digits=2),
@@ -47,7 +54,9 @@ def _definitions() -> list[AnyDefinition]:
             for method, oversell in zip(Method, (Oversell.FLIP, Oversell.REJECT) * 3, strict=False)
         ),
         Instrument(code="LINEAR", asset_class="FUTURE", base_currency="BTC", cleared=True, **common, **flags),
-        Instrument(code="INVERSE", asset_class="CRYPTO_PERP", base_currency="BTC", contract_type="INVERSE", cleared=False, **common, **flags),
+        Instrument(
+            code="INVERSE", asset_class="CRYPTO_PERP", base_currency="BTC", contract_type="INVERSE", cleared=False, **common, **flags
+        ),
     ]
 
 
@@ -142,8 +151,8 @@ def warm_booking() -> None:
         ring = np.zeros(16, EVENT)
         booking = core.booking
         taken, _, said, _ = take_trades(
-            booking.tables, batch, rows, 0, 1, ring, ring.view(np.int64).reshape(-1, EVENT_WORDS), 15, booking.sequence, 4, NOW_NS, NOW_NS,
-            booking.epoch, 0, 1, np.zeros(4, REPLY),
+            booking.tables, batch, rows, 0, 1, ring, ring.view(np.int64).reshape(-1, EVENT_WORDS), 15, 0, booking.sequence, 4, NOW_NS,
+            NOW_NS, booking.epoch, 0, 1, np.zeros(4, REPLY),
         )  # fmt: skip
         assert (taken, said) == (1, 1), Code.BAD_RECORD.name
         fresh = Booking(lambda sequence: core.records[sequence], DayFiles(Path(folder) / "other"), keys=64)

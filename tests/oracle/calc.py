@@ -28,7 +28,7 @@ def calc(request: dict[str, Any]) -> dict[str, Any]:
             {"sequence": sequence, "kind": "REFDATA", "flags": [], "effective_date": NO_DATE, "trade_time_ns": 0, "definition": row}
         )
     originals: dict[str, int] = {}  # trade id or lot id -> sequence of its latest event
-    lots: dict[str, int] = {}  # lot id -> sequence of its opening event
+    lots: dict[str, tuple[int, int]] = {}  # lot id -> (sequence, leg) of its opening event
     errors: list[dict[str, Any]] = []
     contents: dict[int, Event] = {}
     sequence = 2
@@ -48,7 +48,8 @@ def calc(request: dict[str, Any]) -> dict[str, Any]:
             lot_date=row["date"],
             flags=["GROUP_LEG"],
         )
-        originals[row["lot_id"]] = lots[row["lot_id"]] = sequence
+        originals[row["lot_id"]] = sequence
+        lots[row["lot_id"]], lots[f"{row['lot_id']}/2"] = (sequence, 0), (sequence, 2)
         contents[sequence] = event
         model.apply(event)
 
@@ -73,8 +74,7 @@ def calc(request: dict[str, Any]) -> dict[str, Any]:
             )
         elif kind == "TRADE":
             name = row.get("lot_id")
-            known = lots.get(name) if name is not None else None
-            leg = 2 if name is not None and str(name).endswith("/2") else 0
+            known, leg = lots.get(name, (None, 0)) if name is not None else (None, 0)
             event = _event(
                 sequence,
                 "TRADE",
@@ -90,8 +90,8 @@ def calc(request: dict[str, Any]) -> dict[str, Any]:
                 lot_name=name if known is None else None,
             )
             originals[trade_id] = sequence
-            lots.setdefault(name if name is not None and known is None else trade_id, sequence)
-            lots.setdefault(f"{trade_id}/2", sequence)
+            lots.setdefault(trade_id, (sequence, 0))
+            lots.setdefault(f"{trade_id}/2", (sequence, 2))
         elif trade_id not in originals:
             errors.append(_error(trade_id, "UNKNOWN_TRADE", "trade_id", trade_id))
             continue
@@ -107,6 +107,8 @@ def calc(request: dict[str, Any]) -> dict[str, Any]:
             errors.append(_error(trade_id, model.refused[sequence], "quantity", row.get("quantity")))
         elif kind == "AMEND":
             contents[originals[trade_id]] = event
+        elif kind == "TRADE" and event["lot_name"] is not None:
+            lots[event["lot_name"]] = (sequence, 0)  # a lot id that nothing had names the lot that this trade opens
     return _answer(request, model, Instrument.of(definition), errors)
 
 
@@ -119,7 +121,7 @@ def _instrument_row(request: dict[str, Any]) -> dict[str, Any]:
     rows = [*(request.get("opening_lots") or []), *(request.get("events") or [])]
     price_scale, qty_scale = given.get("price_scale"), given.get("qty_scale")
     if price_scale is None:
-        price_scale = max((_places(row.get("price")) for row in rows), default=0)
+        price_scale = max((_places(row.get(name)) for row in rows for name in ("price", "cash_price")), default=0)
     if qty_scale is None:
         base = given.get("base_currency")
         in_asset = [row.get("fee") for row in rows if base is not None and row.get("fee_currency") == base]
@@ -153,10 +155,10 @@ def _book_row(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _places(number: Any) -> int:
-    """Decimal places as typed; trailing zeros count."""
+    """Decimal places that the number needs; trailing zeros do not count."""
     if number is None:
         return 0
-    exponent = Decimal(str(number)).as_tuple().exponent
+    exponent = Decimal(str(number)).normalize().as_tuple().exponent
     assert isinstance(exponent, int), "a finite number"
     return max(0, -exponent)
 
@@ -193,20 +195,22 @@ def _answer(request: dict[str, Any], model: Model, instrument: Instrument, error
     }
     if request.get("mark") is not None:
         answer["unrealised"] = plain(unrealised(position, instrument, Fraction(str(request["mark"]))))
-    answer["lots"] = [_lot(lot, instrument) for lot in position.open_lots]
+    pooled = position.method == "AVERAGE"
+    answer["lots"] = [_lot(lot, instrument, pooled) for lot in position.open_lots]
     answer["matches"] = [
         {
-            "open_trade_id": match.lot_id,
+            "open_trade_id": model.entries[match.opening].trade_id,
             "close_trade_id": group.trade_id,
-            "open_date": match.open_date,
+            "open_date": None if match.open_date == NO_DATE else match.open_date,
             "quantity": plain(abs(match.quantity)),
-            "open_price": _price(match.open_price, instrument),
+            "open_price": _price(_average(match.quantity, match.cost, instrument) if pooled else match.open_price, instrument),
             "close_price": _price(match.close_price, instrument),
             "realised_gross": plain(match.realised_gross),
             "cost": plain(match.cost),
         }
-        for group in model.matches()
+        for group in sorted(model.matches(), key=lambda group: group.closing)
         for match in group.matches
+        if match.kind == "CLOSE"
     ]
     answer["errors"] = errors
     return answer
@@ -218,12 +222,16 @@ def unrealised(position: Position, instrument: Instrument, mark: Fraction) -> De
     return decimal(instrument.gain(Fraction(position.cost) / instrument.multiplier, value) * instrument.multiplier, instrument.money_scale)
 
 
-def _lot(lot: Lot, instrument: Instrument) -> dict[str, Any]:
+def _average(quantity: Decimal, cost: Decimal, instrument: Instrument) -> Fraction:
+    return instrument.price_of(Fraction(quantity), Fraction(cost) / instrument.multiplier)
+
+
+def _lot(lot: Lot, instrument: Instrument, pooled: bool) -> dict[str, Any]:
     return {
         "lot_id": lot.lot_id,
         "date": None if lot.date == NO_DATE else lot.date,
         "quantity": plain(decimal(lot.quantity, instrument.qty_scale)),
-        "price": _price(lot.price, instrument),
+        "price": _price(instrument.price_of(lot.quantity, lot.cost) if pooled else lot.price, instrument),
         "cost": plain(decimal(lot.cost * instrument.multiplier, instrument.money_scale)),
     }
 

@@ -230,7 +230,7 @@ class KeyState:
     def _realise(
         self, part: Lot, price: Fraction, value: Fraction, sequence: int, trade_id: str, leg: int, date: str, fee: Fraction = ZERO
     ) -> None:
-        """One part leaves for `value`. (`fee` is signed for the cost side of the gain, so it joins the cost on both kinds of instrument.)"""
+        """One part leaves for `value`. (`fee` is signed for the cost side of the gain: it joins the cost on both kinds of instrument.)"""
         gain = self.instrument.gain(part.cost + fee, value)
         self.realised += gain
         self.clearing_cost -= value

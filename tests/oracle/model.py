@@ -194,9 +194,7 @@ class Snapshot:
             realised_gross=money(state.realised),
             realised_net=decimal(state.realised * instrument.multiplier - fees_outside, money_scale),
             fees={currency: decimal(amount, FEE_SCALE) for currency, amount in sorted(state.fees.items())},
-            open_lots=[
-                replace(lot, price=state.price_of(lot)) for lot in sorted(state.lots, key=rank)
-            ],
+            open_lots=[replace(lot, price=state.price_of(lot)) for lot in sorted(state.lots, key=rank)],
             last_sequence=last_sequence,
             clearing_cost=None if instrument.inverse else money(state.clearing_cost),
             variation_margin=None if instrument.inverse else money(state.variation_margin),
@@ -496,8 +494,9 @@ class Model:
             touched = [
                 entry.sequence,
                 *entry.corrections,
-                *(fee.sequence for fee in entry.added_fees if time_ns is None or fee.trade_time_ns <= time_ns),
             ]
+            if not entry.moves_lots or key == entry.keys[0]:  # a transfer's fee is the giver's
+                touched += [fee.sequence for fee in entry.added_fees if time_ns is None or fee.trade_time_ns <= time_ns]
             if entry.kind not in OF_INSTRUMENT:
                 own += touched
             elif key not in entry.refused_on:

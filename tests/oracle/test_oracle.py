@@ -1142,7 +1142,7 @@ def test_calc_corrections_specific_and_errors() -> None:
         )
     )
     assert [(lot["lot_id"], lot["quantity"]) for lot in answer["lots"]] == [("MINE", "6"), ("b", "5")]
-    assert [(match["open_trade_id"], match["realised_gross"]) for match in answer["matches"]] == [("MINE", "80")]
+    assert [(match["open_trade_id"], match["realised_gross"]) for match in answer["matches"]] == [("a", "80")]
     assert [(error["trade_id"], error["code"]) for error in answer["errors"]] == [
         ("y", "UNKNOWN_LOT"),
         ("z", "LOT_REQUIRED"),
@@ -1161,7 +1161,7 @@ def test_calc_split_keeps_its_place_in_the_array() -> None:
         )
     )
     assert (answer["quantity"], answer["cost"], answer["realised_gross"]) == ("36", "2118", "4")
-    assert answer["average_price"] == "58.83333333"
+    assert answer["average_price"] == "58.8333333"
 
 
 def test_calc_inverse_unrealised() -> None:

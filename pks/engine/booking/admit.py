@@ -1,4 +1,4 @@
-"""What the compiled loop leaves: corrections, transfers, blocks and their allocation, openings, routed trades, instrument events, reference data.
+"""What the compiled loop leaves: corrections, transfers, blocks and allocations, openings, routed trades, instrument events, definitions.
 
 Owns the rules of what may become an event, for whole groups; a group is admitted whole or not at all. Pure: records come in, the records
 to be sequenced go out. Times, the journal's records and the older days' keys are handed in. Source: design.md sections 2 and 4.
@@ -30,8 +30,21 @@ Records = Any  # EVENT[n]
 GIVEN = {
     name: 1 << bit
     for bit, name in enumerate(
-        ("side", "qty_raw", "price_raw", "fee_raw", "trade_time_ns", "effective_date", "settle_date", "account_id", "book_id",
-         "instrument_id", "lot_date", "to_account_id", "to_book_id")
+        (
+            "side",
+            "qty_raw",
+            "price_raw",
+            "fee_raw",
+            "trade_time_ns",
+            "effective_date",
+            "settle_date",
+            "account_id",
+            "book_id",
+            "instrument_id",
+            "lot_date",
+            "to_account_id",
+            "to_book_id",
+        )
     )
 }
 KEPT_WITH = {"fee_raw": ("fee_scale", "fee_currency_id")}
@@ -204,7 +217,9 @@ class Admission:
         one = _one(e)
         hi, lo = trade_key(one.view(np.int64).reshape(1, EVENT_WORDS), 0, int(e["leg"]))
         recurs = int(self.tables.sources[int(e["source_id"])]) - 1
-        disc = discriminator(int(e["source_id"]), recurs, int(e["account_id"]), int(e["instrument_id"]), int(e["side"]), int(e["effective_date"]))
+        disc = discriminator(
+            int(e["source_id"]), recurs, int(e["account_id"]), int(e["instrument_id"]), int(e["side"]), int(e["effective_date"])
+        )
         e["key_hi"], e["key_lo"], e["discriminator"] = int(hi) & _WORD, int(lo) & _WORD, disc
         return int(hi), int(lo), int(disc)
 
@@ -271,7 +286,7 @@ class Admission:
         if len(found) > 1:
             return refused(Code.AMBIGUOUS_ORIGINAL, "trade_id", found[0], found[1])
         original = self.versions.now_at(found[0])
-        current = self.record_at(self.versions.latest.get(original, original))
+        current = self._current(original)
         if int(e["flags"]) & Flag.REENTRY and int(current["kind"]) not in (Kind.TRANSFER, Kind.AMEND):
             return refused(Code.INVALID_TRANSITION, "kind")
         if int(current["flags"]) & Flag.BLOCK:  # no accumulator judges a block
@@ -285,6 +300,19 @@ class Admission:
             return self._fee(group, e, original, current, details)
         _copy_identity(e, current, original)
         return Admitted(int(Code.ACCEPTED), group)
+
+    def _current(self, original: int) -> Record:
+        """The latest version of the trade that was not refused."""
+        version = self.versions.latest.get(original, original)
+        while version != original and self.verdict_of(version):
+            e = self.record_at(version)
+            book_id = int(e["book_id"])
+            while version != original:
+                version = int(e["previous"] if int(e["book_id"]) == book_id else e["previous_other"])
+                e = self.record_at(version)
+                if int(e["kind"]) == Kind.AMEND and int(e["original"]) == original and not int(e["flags"]) & Flag.REENTRY:
+                    break
+        return self.record_at(version)
 
     def _still_fits(self, e: Record, sequence: int) -> bool:
         """Among several trades with that id: does the instrument (and book) that the correction names fit?"""
@@ -435,6 +463,8 @@ class Admission:
         sequence = int(block["sequence"])
         if not int(block["flags"]) & Flag.BLOCK:
             return refused(Code.NOT_A_BLOCK, "original", sequence)
+        policy = self.tables.instruments[int(block["instrument_id"])]
+        _rescaled(block, policy)
         for child in group:
             if int(child["kind"]) != Kind.ALLOCATION or not child["trade_id"]:
                 return refused(Code.BAD_RECORD, "kind", int(child["kind"]))
@@ -443,6 +473,10 @@ class Admission:
             if int(child["qty_raw"]) <= 0:
                 return refused(Code.NOT_POSITIVE, "qty_raw", int(child["qty_raw"]))
             _inherit(child, block)
+            if int(child["flags"]) & Flag.HAS_FEE:
+                code = int(check_fee(self.tables, _one_policy(policy)[0], _one(child)[0]))
+                if code:
+                    return refused(Code(code), "fee_raw", int(child["fee_raw"]))
         ids = {(bytes(child["trade_id"]), int(child["leg"])) for child in group}
         if len(ids) != len(group):
             return refused(Code.IDEMPOTENCY_CONFLICT, "trade_id")
@@ -573,8 +607,20 @@ def _copy_identity(e: Record, current: Record, original: int) -> None:
 def _inherit(child: Record, block: Record) -> None:
     """An allocation takes account, instrument, side, price and times from its block."""
     child["qty_raw"] = _to_scale(int(child["qty_raw"]), int(child["qty_scale"]), int(block["qty_scale"]), "qty_raw")
-    for name in ("account_id", "instrument_id", "side", "price_raw", "price_scale", "qty_scale", "money_scale", "trade_time_ns",
-                 "effective_date", "lot_date", "settle_date", "source_id"):
+    for name in (
+        "account_id",
+        "instrument_id",
+        "side",
+        "price_raw",
+        "price_scale",
+        "qty_scale",
+        "money_scale",
+        "trade_time_ns",
+        "effective_date",
+        "lot_date",
+        "settle_date",
+        "source_id",
+    ):
         child[name] = block[name]
     if int(child["flags"]) & Flag.HAS_FEE and not child["fee_currency_id"]:
         child["fee_currency_id"] = block["fee_currency_id"]
@@ -598,7 +644,7 @@ def _to_scale(raw: int, old: int, new: int, name: str) -> int:
             raise Refused(Code.OVER_PRECISE, name, raw)
     if not -(2**63) < value < 2**63:
         raise Refused(Code.OUT_OF_RANGE, name, raw)
-    return value
+    return int(value)
 
 
 def _rescaled(e: Record, policy: Any) -> Record:

@@ -273,7 +273,7 @@ class Border:
         e["subject"] = given
 
     def _own_scale(self, e: Any, text: str, field: str, stem: str) -> None:
-        """A value of a trade whose instrument only capture knows: at the scale of its own digits, which capture brings to the instrument's."""
+        """A value of a trade whose instrument only capture knows: at the scale of its own digits; capture brings it to the instrument's."""
         try:
             scale = digits_of(text)
         except InexactNumber as error:

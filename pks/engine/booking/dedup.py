@@ -4,7 +4,11 @@ Owns the table in memory and the form of a day's rows; reading and writing the f
 key hi, key lo, sequence, discriminator and date. Source: design.md section 2.
 """
 
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 KEY_HI, KEY_LO, SEQUENCE, TAIL = 0, 1, 2, 3
 ENTRY_WORDS = 4
 
-Table = NDArray[np.int64]
+Table = NDArray[Any]
 
 
 @njit(cache=True)
@@ -65,7 +69,8 @@ def dedup_add(table, hi, lo, discriminator, date, sequence):
 def rows_of_date(table: Table, date: int) -> Table:
     """The date's entries, sorted by key, as they stand in its file."""
     rows = table[(table[:, SEQUENCE] != 0) & ((table[:, TAIL] & 0xFFFFFFFF) == date)]
-    return rows[np.lexsort((rows[:, SEQUENCE], rows[:, KEY_HI], rows[:, KEY_LO]))]
+    ordered: Table = rows[np.lexsort((rows[:, SEQUENCE], rows[:, KEY_HI], rows[:, KEY_LO]))]
+    return ordered
 
 
 def without_dates(table: Table, dates: list[int]) -> Table:
@@ -91,4 +96,5 @@ def found_in_rows(rows: Table, hi: int, lo: int) -> Table:
     first = int(np.searchsorted(rows[:, KEY_LO], lo, "left"))
     last = int(np.searchsorted(rows[:, KEY_LO], lo, "right"))
     part = rows[first:last]
-    return part[part[:, KEY_HI] == hi]
+    same: Table = part[part[:, KEY_HI] == hi]
+    return same

@@ -3,6 +3,8 @@
 A correction finds its trade by id alone, so the source is in the discriminator and not in the key. Source: design.md section 2.
 """
 
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 import hashlib
@@ -18,6 +20,7 @@ from pks.layouts.event import EVENT
 ID_FIELD = EVENT["trade_id"]
 ID_BYTES = ID_FIELD.itemsize
 ID_WORDS = ID_BYTES // 8
+assert EVENT.fields is not None, "structured"
 ID_WORD = EVENT.fields["trade_id"][1] // 8  # first word of the id in a record
 assert EVENT.fields["trade_id"][1] % 8 == 0, "ids are hashed by words"
 LONG_ID_MARK = b"#"

@@ -3,6 +3,8 @@
 Source: design.md section 2, "Events on many keys".
 """
 
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 import numpy as np

@@ -4,6 +4,8 @@ Anything but a plain trade (corrections, transfers, groups of several events, re
 `admit` takes it in Python. The records come from other programs; nothing in them is believed. Source: design.md section 2.
 """
 
+# mypy: allow-untyped-defs
+
 from __future__ import annotations
 
 import numpy as np
@@ -203,11 +205,14 @@ def is_plain(e, batch, first, count):
 
 
 @njit(cache=True)
-def take_trades(t, batch, words, first, count, ring, ring_words, mask, sequence, room, recorded_ns, now_ns, epoch, intake, ticket, answers):
+def take_trades(
+    t, batch, words, first, count, ring, ring_words, mask, oldest, sequence, room, recorded_ns, now_ns, epoch, intake, ticket, answers
+):
     """Take plain trades batch[first:count] into the ring behind `sequence`; at most `room` records.
 
     batch, words: a private copy of intake records (EVENT[n] and int64[n, 32] over the same bytes); ring, ring_words: likewise the events
-    ring, record n at n & mask, written but neither sealed nor published; ticket: of batch[first]; answers: REPLY[n], from 0.
+    ring, record n at n & mask, written but neither sealed nor published; oldest: records behind it are in the ring;
+    ticket: of batch[first]; answers: REPLY[n], from 0.
     Returns (records consumed, last sequence, answers written, reason).
     """
     at, said = first, 0
@@ -243,7 +248,7 @@ def take_trades(t, batch, words, first, count, ring, ring_words, mask, sequence,
         )
         known = dedup_find(t.dedup, hi, lo, disc)
         if known != 0:
-            if known <= sequence - mask:  # no more in the ring: the journal has it
+            if known <= oldest:  # not in the ring: the journal has it
                 return at - first, sequence, said, SLOW
             same = same_trade(e, ring[known & mask])
             answer(answers, said, ticket + at - first, known, DUPLICATE if same else CONFLICT, 0 if same else F_ID, 0)
@@ -270,4 +275,3 @@ def take_trades(t, batch, words, first, count, ring, ring_words, mask, sequence,
         said += 1
         at += group
     return at - first, sequence, said, DONE
-

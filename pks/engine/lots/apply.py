@@ -741,8 +741,6 @@ def split(state, out, k, e, forced):
     for _ in range(np.int64(policy.qty_scale) if whole else np.int64(policy.qty_scale) - np.int64(e.qty_scale)):
         unit *= 10  # a scale that became finer later does not restate what was cut
     old_total = keys[k].qty_raw
-    if old_total == 0:
-        return 0
     new_total, rest, over = split_total(old_total, numerator, denominator, unit)
     if over:
         return QUANTITY_OVERFLOW

@@ -17,6 +17,7 @@ from pks.base.errors import CODES, Code, Refused
 from pks.base.units import InexactNumber, NotANumber, NotExact, digits_of, format_scaled, parse_scaled, round_half_even, to_int
 from pks.engine.lots.shard import Shard, new_shard
 from pks.engine.lots.state import KEYS_COUNT, MATCHES, VERDICTS, Results
+from pks.engine.lots.tables import pair_find
 from pks.layouts.codes import Contract, Flag, Kind, LotFlag, MatchKind, Method, Oversell, Side
 from pks.layouts.event import EVENT
 from pks.layouts.slots import FEE_SCALE
@@ -43,6 +44,8 @@ class Job:
     errors: list[dict[str, str]] = field(default_factory=list)
     ids: dict[str, int] = field(default_factory=dict)  # trade id -> sequence of its opening event
     names: dict[int, str] = field(default_factory=dict)  # sequence -> trade id
+    lots: dict[str, tuple[int, int]] = field(default_factory=dict)  # lot id -> sequence and leg of its opening
+    lot_names: dict[int, str] = field(default_factory=dict)  # sequence of an opening -> the lot id that it gave
     dates: dict[int, str | None] = field(default_factory=dict)  # rank -> ISO date
     sets: dict[int, Any] = field(default_factory=dict)  # closing event -> its latest match set
 
@@ -84,12 +87,16 @@ def calc_lots(request: Request) -> dict[str, Any]:
             record["previous"], last_trade = last_trade, sequence
         if record["kind"] in (Kind.TRADE, Kind.OPENING):
             job.ids[trade_id], job.names[sequence] = sequence, trade_id
+            job.lots.setdefault(trade_id, (sequence, 0))
+            job.lots.setdefault(f"{trade_id}/2", (sequence, 2))
         if record["kind"] == Kind.AMEND:
-            _complete(record, records, int(record["original"]), sequence)
+            _complete(shard, record, records, int(record["original"]), sequence)
         records[sequence] = record
         verdicts = _apply(job, shard, records, sequence)
         for code in verdicts:
-            job.refuse(trade_id, Code(code), *_reason(job, shard, record, Code(code)))
+            job.refuse(trade_id, Code(code), *_reason(job, shard, record, row, Code(code)))
+        if record["kind"] == Kind.TRADE and record["lot"] == NO_SUCH_LOT and not verdicts:
+            job.lots[str(row["lot_id"])], job.lot_names[sequence] = (sequence, 0), str(row["lot_id"])
     return _answer(job, shard)
 
 
@@ -189,19 +196,20 @@ def _day(job: Job, row: Mapping[str, Any]) -> int | None:
 def _ranks(job: Job, openings: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
     """(effective date, lot date) of each row as small numbers that order as the request means it.
 
-    A split without a time keeps its place in the array, though actions of a date come first: what follows it on that date gets a
-    later number.
+    An event without a time has the date of what is before it in the array. A split without one keeps its place, though actions of a date
+    come first: what follows it on that date gets a later number.
     """
-    lot_days = [(_day(job, row) if _day(job, row) is not None else -1, 0) for row in openings]
-    current: int | None = None
+    lot_days = [(-1 if day is None else day, 0) for day in (_day(job, row) for row in openings)]
+    current: int | None = max((day for day, _ in lot_days if day >= 0), default=None)
     bumps: dict[int | None, int] = {}
     places: list[tuple[int, int]] = []
     for row in events:
         day = _day(job, row)
         current = current if day is None else day
-        if day is None and str(row.get("type", "TRADE")).upper() == "SPLIT":
+        is_split = str(row.get("type", "TRADE")).upper() == "SPLIT"
+        if day is None and is_split:
             bumps[current] = bumps.get(current, 0) + 1
-        places.append((-1 if current is None else current, bumps.get(current, 0)))
+        places.append((-1 if current is None else current, 0 if day is not None and is_split else bumps.get(current, 0)))
     lowest = (-2, 0)
     order = {place: rank for rank, place in enumerate(sorted({lowest, *lot_days, *places}), start=1)}
     job.dates = {rank: format_date(day) if day >= 0 else None for (day, _), rank in order.items()}
@@ -226,7 +234,8 @@ def _number(job: Job, row: Mapping[str, Any], name: str, scale: int) -> int:
 def _price(job: Job, row: Mapping[str, Any]) -> int:
     price_raw = _number(job, row, "price", job.price_scale)
     if job.contract is Contract.INVERSE and price_raw <= 0:
-        raise Refused(Code.ZERO_PRICE if price_raw == 0 else Code.NEGATIVE_PRICE, "price", row["price"], "an inverse contract needs a price > 0")
+        code = Code.ZERO_PRICE if price_raw == 0 else Code.NEGATIVE_PRICE
+        raise Refused(code, "price", row["price"], "an inverse contract needs a price > 0")
     return price_raw
 
 
@@ -284,10 +293,7 @@ def _trade(job: Job, record: Any, row: Mapping[str, Any]) -> Any:
     _changes(job, record, row)
     lot_id = row.get("lot_id")
     if lot_id not in (None, ""):
-        name, leg = str(lot_id), 0
-        if name not in job.ids and name.endswith("/2"):
-            name, leg = name[:-2], 2
-        record["lot"], record["lot_leg"] = job.ids.get(name, NO_SUCH_LOT), leg
+        record["lot"], record["lot_leg"] = job.lots.get(str(lot_id), (NO_SUCH_LOT, 0))
     return record
 
 
@@ -315,11 +321,12 @@ def _changes(job: Job, record: Any, row: Mapping[str, Any]) -> Any:
     return record
 
 
-def _complete(record: Any, records: Any, original: int, sequence: int) -> None:
-    """An amend carries the whole new trade: what it does not name comes from the version before it."""
+def _complete(shard: Shard, record: Any, records: Any, original: int, sequence: int) -> None:
+    """An amend carries the whole new trade: what it does not name comes from the version before it that was not refused."""
     before = records[original]
     for n in range(sequence - 1, original, -1):
-        if records[n]["kind"] == Kind.AMEND and records[n]["original"] == original:
+        is_version = records[n]["kind"] == Kind.AMEND and records[n]["original"] == original
+        if is_version and pair_find(shard.state.refused, n) < 0:
             before = records[n]
             break
     given = int(record["subject"])
@@ -370,11 +377,11 @@ def _apply(job: Job, shard: Shard, records: Any, sequence: int) -> list[int]:
     return codes
 
 
-def _reason(job: Job, shard: Shard, record: Any, code: Code) -> tuple[str, str]:
+def _reason(job: Job, shard: Shard, record: Any, row: Mapping[str, Any], code: Code) -> tuple[str, str]:
     """(field, value) at fault, for a verdict that the position gave."""
     held = format_scaled(int(shard.state.keys[0]["qty_raw"]), job.qty_scale)
     if code in (Code.UNKNOWN_LOT, Code.LOT_EXCEEDED, Code.LOT_REQUIRED):
-        return "lot_id", job.names.get(int(record["lot"]), "")
+        return "lot_id", str(row.get("lot_id") or "")
     if code is Code.OVERSELL:
         return "quantity", f"{format_scaled(int(record['qty_raw']), job.qty_scale)} against {held} held"
     if code is Code.QUANTITY_OVERFLOW:
@@ -441,7 +448,9 @@ def _unrealised(job: Job, quantity: Fraction, cost: Fraction) -> Fraction:
     if job.contract is Contract.INVERSE:
         if mark <= 0:
             raise Refused(Code.NOT_POSITIVE, "mark", job.request["mark"])
-        return cost - quantity * job.multiplier / mark
+        exact = quantity / mark * 10**job.money_scale
+        value = Fraction(round_half_even(exact.numerator, exact.denominator), 10**job.money_scale)
+        return cost - value * job.multiplier  # as a close would: quantity / price half-even at money_scale
     return quantity * job.multiplier * mark - cost
 
 
@@ -454,7 +463,7 @@ def _lot_rows(shard: Shard) -> list[Any]:
 
 
 def _lot_id(job: Job, sequence: int, leg: int) -> str:
-    return job.names[sequence] + (f"/{leg}" if leg else "")
+    return f"{job.names[sequence]}/{leg}" if leg else job.lot_names.get(sequence, job.names[sequence])
 
 
 def _lot(job: Job, shard: Shard, lot: Any, digits: int) -> dict[str, Any]:
@@ -472,13 +481,16 @@ def _lot(job: Job, shard: Shard, lot: Any, digits: int) -> dict[str, Any]:
 
 
 def _match(job: Job, record: Any, digits: int) -> dict[str, Any]:
+    cost = _money(job, record["cost_hi"], record["cost_lo"])
+    averaged = record["flags"] & LotFlag.POOL and not record["flags"] & LotFlag.EXACT
+    open_price = format_scaled(int(record["open_price_raw"]), job.price_scale)
     return {
         "open_trade_id": job.names[int(record["open_sequence"])],
         "close_trade_id": job.names.get(int(record["sequence"])),
         "open_date": job.dates[int(record["open_date"])],
         "quantity": format_scaled(abs(int(record["qty_raw"])), job.qty_scale),
-        "open_price": format_scaled(int(record["open_price_raw"]), job.price_scale),
+        "open_price": _average(job, Fraction(int(record["qty_raw"]), 10**job.qty_scale), cost) if averaged else open_price,
         "close_price": format_scaled(int(record["close_price_raw"]), job.price_scale),
         "realised_gross": plain(_money(job, record["realised_hi"], record["realised_lo"]), digits),
-        "cost": plain(_money(job, record["cost_hi"], record["cost_lo"]), digits),
+        "cost": plain(cost, digits),
     }

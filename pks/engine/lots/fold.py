@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pks.base.units import add_64, add_128, mul_64_checked
+from pks.base.units import add_64, add_128, mul_64_checked, scale_up_128
 from pks.engine.lots.apply import (
     QUANTITY_OVERFLOW,
     account_add,
@@ -27,15 +27,16 @@ from pks.engine.lots.apply import (
 from pks.engine.lots.keys import key_verdict
 from pks.engine.lots.money import base_fee_raw, fee_amount
 from pks.engine.lots.pool import lot_insert, lot_take_row, lots_clear
-from pks.engine.lots.state import MATCHES
-from pks.engine.lots.tables import pair_find
-from pks.layouts.codes import Flag, Kind
+from pks.engine.lots.state import MATCHES, REVISIONS_COUNT
+from pks.engine.lots.tables import pair_find, pair_set
+from pks.layouts.codes import Flag, Kind, MatchFlag, MatchKind
 from pks.layouts.event import EVENT
 
 TRADE, ALLOCATION, OPENING = int(Kind.TRADE), int(Kind.ALLOCATION), int(Kind.OPENING)
 AMEND, CANCEL, FEE = int(Kind.AMEND), int(Kind.CANCEL), int(Kind.FEE)
 TRANSFER, ACTION, FIXING = int(Kind.TRANSFER), int(Kind.ACTION), int(Kind.FIXING)
 BLOCK = int(Flag.BLOCK)
+MOVED, NO_MATCH, PRIOR_PERIOD = int(MatchKind.MOVED), int(MatchKind.NO_MATCH), int(MatchFlag.PRIOR_PERIOD)
 SEQUENCE_BITS = 46
 TIME_MAX = np.int64(2**63 - 1)
 PLACE_MAX = np.int64(2**63 - 1)
@@ -77,6 +78,22 @@ def rescale(raw, digits):
     for _ in range(digits):
         raw, _ = mul_64_checked(raw, 10)
     return raw
+
+
+@njit(cache=True)
+def rescale_moves(moves, instruments, instrument_id):
+    """Bring moved lots to the instrument's present scales, exactly."""
+    policy = instruments[instrument_id]
+    for i in range(moves.shape[0]):
+        m = moves[i]
+        digits = np.int64(policy.price_scale) - np.int64(m.price_scale)
+        m.open_price_raw, m.close_price_raw = rescale(m.open_price_raw, digits), rescale(m.close_price_raw, digits)
+        m.qty_raw = rescale(m.qty_raw, np.int64(policy.qty_scale) - np.int64(m.qty_scale))
+        hi, lo, _ = scale_up_128(m.cost_hi, np.int64(m.cost_lo), np.int64(policy.money_scale) - np.int64(m.money_scale))
+        m.cost_hi, m.cost_lo = hi, np.uint64(lo)
+        hi, lo, _ = scale_up_128(m.realised_hi, np.int64(m.realised_lo), np.int64(policy.money_scale) - np.int64(m.money_scale))
+        m.realised_hi, m.realised_lo = hi, np.uint64(lo)
+        m.price_scale, m.qty_scale, m.money_scale = policy.price_scale, policy.qty_scale, policy.money_scale
 
 
 @njit(cache=True)
@@ -414,3 +431,54 @@ def install(state, out, k, scratch, sequence):
         if change != 0:
             account_add(state, out, k, account_id, change, sequence)
         row = np.int64(scratch.accounts[row].next)
+
+
+@njit(cache=True)
+def reissue(state, out, k, changed, first, count, new, old, judged, cause, recorded_ns, locked, moved):
+    """Say the sets changed[first:count] (rows of `changed_sets`) of key `k`; new, old: the match records that the rows point into.
+
+    moved: int64[n + 1], written: how many transfers moved other lots than before, then their sequences. Returns the first row that was
+    not said, because `out` or the table of revisions has no room for it; `count` when all were.
+    """
+    keys = state.keys
+    for row in range(first, count):
+        sequence, at, size = changed[row, 0], changed[row, 1], changed[row, 2]
+        said = max(size, 1)
+        if out.counts[MATCHES] + said > out.matches.shape[0] or 2 * (state.meta[REVISIONS_COUNT] + 2) > state.revisions.shape[0]:
+            return row
+        revision = np.int64(0)
+        if sequence <= judged:
+            name = key_verdict(np.int64(keys[k].book_id), np.int64(keys[k].instrument_id), sequence)
+            revision = max(np.int64(0), pair_find(state.revisions, name)) + 1
+            if pair_set(state.revisions, name, revision):
+                state.meta[REVISIONS_COUNT] += 1
+        kind = new[at].kind if size else old[changed[row, 3]].kind
+        for i in range(said):
+            place = out.counts[MATCHES] + i
+            if size:
+                out.matches[place] = new[at + i]
+            m = out.matches[place]
+            if not size:
+                clear_match(m)
+                m.sequence, m.kind, m.count = sequence, NO_MATCH, 1
+                m.effective_date = old[changed[row, 3]].effective_date
+                m.book_id, m.instrument_id = keys[k].book_id, keys[k].instrument_id
+                m.price_scale, m.qty_scale, m.money_scale = keys[k].price_scale, keys[k].qty_scale, keys[k].money_scale
+            if sequence <= judged:
+                m.revision, m.cause, m.recorded_ns = revision, cause, recorded_ns
+            if m.effective_date <= locked:
+                m.flags |= PRIOR_PERIOD
+        out.counts[MATCHES] += said
+        if kind == MOVED and sequence <= judged:
+            moved[0] += 1
+            moved[moved[0]] = sequence
+    return count
+
+
+@njit(cache=True)
+def clear_match(m):
+    """Every number of a match record that an empty set does not have."""
+    m.cause, m.recorded_ns, m.open_sequence, m.qty_raw = 0, 0, 0, 0
+    m.open_price_raw, m.close_price_raw, m.cost_hi, m.cost_lo = 0, 0, 0, np.uint64(0)
+    m.realised_hi, m.realised_lo, m.open_date, m.index, m.revision = 0, np.uint64(0), 0, 0, 0
+    m.flags, m.code, m.open_leg = 0, 0, 0

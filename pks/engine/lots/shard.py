@@ -23,6 +23,8 @@ from pks.engine.lots.fold import (
     common,
     fold_key,
     install,
+    reissue,
+    rescale_moves,
     resolve,
     take_changes,
     walk,
@@ -137,9 +139,24 @@ class Fold:
                 self.out.counts[MATCHES] = 0
         if not keep:
             self.out.counts[MATCHES] = 0
-        if self.at == len(self.entries) and not code:
-            self.change_at = int(take_changes(self.scratch, self.changes, self.change_at, PLACE_MAX))
         return int(code), int(blamed)
+
+    def finish(self) -> None:
+        """Take the changes of policy behind the last entry: the key is then as it stands now."""
+        self.change_at = int(take_changes(self.scratch, self.changes, self.change_at, PLACE_MAX))
+
+    def records(self, entry: int | None = None) -> Array:
+        """The match records of one folded entry, or of all."""
+        if entry is None:
+            return self.out.matches[: self.out.counts[MATCHES]].copy()
+        return self.out.matches[self.sets[entry] : self.sets[entry + 1]].copy()
+
+    def hand(self, entry: int, moves: Array) -> None:
+        """Let the transfer at that entry, not yet folded, bring these lots."""
+        self.move_first[entry], self.move_count[entry] = len(self.moves), len(moves)
+        self.moves = np.concatenate([self.moves, moves])
+        if len(self.scratch.lots) < int(self.scratch.meta[LOTS_TOP]) + len(self.entries) + len(self.moves) + 8:
+            self.scratch = self.scratch._replace(lots=_longer(self.scratch.lots, 2 * len(self.scratch.lots) + len(self.moves)))
 
     def copy_scratch(self) -> State:
         """The folded key once more, to go on with in another way."""
@@ -195,6 +212,7 @@ class Shard:
             elif reason == DERIVE:
                 self.derive_dirty()
             elif reason == SPECIAL:
+                self.derive_dirty()  # such an event finds every key derived up to it, wherever its batch began
                 self.special(events[following & mask])
                 self.state.meta[SEQUENCE] = following
                 following += 1
@@ -337,24 +355,33 @@ class Shard:
         return (np.concatenate(parts) if parts else np.zeros(0, MATCH)), first, count
 
     def moved(self, transfer: int, known: int) -> Array:
-        """The lots of the latest accepted set of a transfer with a version <= known."""
+        """The lots of the latest accepted set of a transfer with a version <= known, in the instrument's present scales."""
         chosen = np.zeros(0, MATCH)
         for moved_set in self.sets.get(transfer, ()):
             if moved_set.version <= known and not moved_set.code:
                 chosen = moved_set.moves
+        if len(chosen):
+            policy = self.state.instruments[int(chosen[0]["instrument_id"])]
+            if any(chosen[0][name] != policy[name] for name in ("price_scale", "qty_scale", "money_scale")):
+                chosen = chosen.copy()
+                rescale_moves(chosen, self.state.instruments, int(chosen[0]["instrument_id"]))
         return chosen
 
-    def derive(self, k: int, at: int, *, touched: bool = False) -> Fold:
+    def derive(self, k: int, at: int, *, touched: bool = False, old_policy: Any = None) -> Fold:
         """Derive key `k` again, every event up to `at` being known: refuse what must be refused, say the match sets that changed.
 
-        touched: event `at` is no event of the key but changes it (a policy, a scale), and counts as its last.
+        touched: event `at` is no event of the key but changes it (a policy, a scale), and counts as its last. old_policy: the instrument's,
+        by whose scales the key was folded before.
         Returns the new fold; its match sets are there from the first entry on that differs from what was folded before.
         """
         if self.ready is not None:
             self.ready(at)
         judged = int(self.state.keys[k]["judged"])
         sequences = self.sequences_of(k)
-        old = self.fold(k, sequences, judged, judged)
+        if old_policy is None:
+            old = self.fold(k, sequences, judged, judged)
+        else:
+            old = self._fold_in_old_scales(k, sequences, judged, old_policy)
         new = self.fold(k, sequences, at, judged)
         same = int(
             common(
@@ -370,6 +397,8 @@ class Shard:
                 judged,
             )
         )
+        if old_policy is not None:
+            same = 0
         if same:
             self._past(k, *old.run(same, keep=False))
             new.scratch, new.at, new.change_at = old.copy_scratch(), old.at, old.change_at
@@ -377,10 +406,23 @@ class Shard:
             self._judge(k, sequences, judged, at)
             new = self.fold(k, sequences, at, at)
             self._past(k, *new.run())
-        self._past(k, *old.run())
+        new.finish()
+        if old_policy is None:
+            self._past(k, *old.run())
         self._reissue(k, old, new, same, judged)
         self._install(k, new, sequences, at, touched)
         return new
+
+    def _fold_in_old_scales(self, k: int, sequences: Array, judged: int, old_policy: Any) -> Fold:
+        """The key as it was folded before its instrument's scales became finer, its match records brought to the finer ones."""
+        instruments, instrument_id = self.state.instruments, int(self.state.keys[k]["instrument_id"])
+        new_policy = instruments[instrument_id].copy()
+        instruments[instrument_id] = old_policy
+        old = self.fold(k, sequences, judged, judged)
+        self._past(k, *old.run())
+        instruments[instrument_id] = new_policy
+        rescale_moves(old.out.matches[: old.out.counts[MATCHES]], instruments, instrument_id)
+        return old
 
     def _past(self, k: int, code: int, blamed: int) -> None:
         """What was judged before must fold."""
@@ -433,7 +475,8 @@ class Shard:
         for sequence in sequences[::-1].tolist():
             if sequence <= at and pair_find(self.state.refused, sequence) < 0:
                 e = self.records[sequence & self.mask]
-                if pair_find(self.state.refused, self._verdict(k, e)) < 0:
+                is_givers = int(e["kind"]) == Kind.FEE and int(e["to_book_id"]) == int(self.state.keys[k]["book_id"])
+                if not is_givers and pair_find(self.state.refused, self._verdict(k, e)) < 0:
                     return int(sequence)
         return 0
 
@@ -447,35 +490,19 @@ class Shard:
         cause = int(key["cause"])
         recorded_ns = int(self.records[cause & self.mask]["recorded_ns"])
         locked = int(locked_until(self.state, int(key["book_id"])))
-        for sequence, first, size, old_first, old_size in into[:count].tolist():
-            if size:
-                records = new.out.matches[first : first + size].copy()
-            else:
-                records = _empty_set(key, sequence, old.out.matches[old_first])
-            if sequence <= judged:
-                records["revision"], records["cause"], records["recorded_ns"] = self._revision(k, sequence), cause, recorded_ns
-            records["flags"][records["effective_date"] <= locked] |= np.uint8(MatchFlag.PRIOR_PERIOD)
-            self.say(records)
-            moved = records if size else old.out.matches[old_first : old_first + old_size]
-            if moved[0]["kind"] == MatchKind.MOVED and sequence <= judged:
-                self.reentries.append((sequence, cause))
-
-    def _revision(self, k: int, sequence: int) -> int:
-        """The next revision of the key's set of an event."""
-        key = self.state.keys[k]
-        name = int(key_verdict(int(key["book_id"]), int(key["instrument_id"]), sequence))
-        revision = max(0, int(pair_find(self.state.revisions, name))) + 1
-        if pair_set(self.state.revisions, name, revision):
-            self.state.meta[REVISIONS_COUNT] += 1
-            self.grow()
-        return revision
-
-    def say(self, records: Array) -> None:
-        """Append match records to the results, handing on what is there when they do not fit."""
-        self._room(len(records))
-        at = int(self.out.counts[MATCHES])
-        self.out.matches[at : at + len(records)] = records
-        self.out.counts[MATCHES] = at + len(records)
+        moved = np.zeros(count + 1, np.int64)
+        done = 0
+        while done < count:
+            done = int(
+                reissue(
+                    self.state, self.out, k, into, done, count, new.out.matches, old.out.matches, judged, cause, recorded_ns, locked, moved
+                )
+            )
+            self.reentries += [(sequence, cause) for sequence in moved[1 : moved[0] + 1].tolist()]
+            moved[0] = 0
+            if done < count:
+                self._room(max(1, int(into[done, 2])))
+                self.grow()
 
     def lock(self, book_id: int, date: int) -> None:
         """The book (0: every book) is locked up to `date`: sets of events up to it that come later say so."""
@@ -563,7 +590,7 @@ class Shard:
             code = max(0, int(pair_find(self.state.refused, sequence)))
             at = np.flatnonzero(new.entries["sequence"] == original)
             if len(at) and not code:
-                moves = new.out.matches[new.sets[at[0]] : new.sets[at[0] + 1]].copy()
+                moves = new.records(int(at[0]))
         made = MovedSet(original, sequence, code, moves[moves["kind"] == MatchKind.MOVED])
         self.sets_out.append(made)
         return made
@@ -649,7 +676,7 @@ class Shard:
             return
         for k in self.keys_of_instrument(instrument_id):
             self.state.keys[k]["cause"] = self.applying
-            self.derive(k, self.applying, touched=True)
+            self.derive(k, self.applying, touched=True, old_policy=old)
 
     def change_method(self, book_id: int, asset_class_id: int, method: int, date: int, sequence: int) -> None:
         """The book's lots (of one asset class, or 0: of all without their own method) go by `method` from (date, sequence) on.
@@ -709,16 +736,6 @@ def _scratch(state: State, lots: int, accounts: int) -> State:
     empty.meta[KEYS_COUNT] = 1
     shared = {name: getattr(state, name) for name in ("instruments", "methods", "rules", "refused")}
     return empty._replace(books=state.books.copy(), **shared)
-
-
-def _empty_set(key: Any, sequence: int, before: Any) -> Array:
-    """The one record that says: this event matches nothing any more. `before`: a record of what it matched."""
-    record = np.zeros(1, MATCH)
-    record["sequence"], record["kind"], record["count"] = sequence, MatchKind.NO_MATCH, 1
-    record["effective_date"] = before["effective_date"]
-    for name in ("book_id", "instrument_id", "price_scale", "qty_scale", "money_scale"):
-        record[name] = key[name]
-    return record
 
 
 def new_shard(
