@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from pks.engine.lots.keys import key_verdict
+from pks.engine.instruments.definitions import Instrument, decode
+from pks.engine.lots.keys import changes_of, key_verdict
 from pks.engine.lots.shard import Shard
 from pks.engine.lots.state import KEYS_COUNT
 from pks.engine.lots.tables import pair_find
-from pks.layouts.codes import Kind
+from pks.layouts.codes import Kind, PositionFlag, Subject
+from pks.layouts.detail import group_at, text_of
+from pks.layouts.match import MATCH
+from pks.layouts.state import ACCOUNT, KEY, LOT
 from pks.workers.history import KeyAsOf
 from pks.workers.history import _fold_together as fold_together
 
@@ -30,20 +34,30 @@ def keys_as_of(shard: Shard, time_ns: int) -> list[KeyAsOf]:
         found = {(int(one.key["book_id"]), int(one.key["instrument_id"])): one for one in fold_together(shard, time_ns)}
     finally:
         shard.sets = live
-    kept = []
+    kept, finer = [], rescales(shard)
     for k in range(int(shard.state.meta[KEYS_COUNT])):
         key = shard.state.keys[k]
-        one = found.get((int(key["book_id"]), int(key["instrument_id"])))
-        if one is not None and (last := last_sequence(shard, k, time_ns)):
+        last = last_sequence(shard, k, time_ns, finer.get(int(key["instrument_id"]), []))
+        if last:
+            one = found.get((int(key["book_id"]), int(key["instrument_id"]))) or _flat(shard, k)
             one.key["last_sequence"] = last
             kept.append(one)
     return kept
 
 
-def last_sequence(shard: Shard, k: int, time_ns: int) -> int:
+def _flat(shard: Shard, k: int) -> KeyAsOf:
+    """Key row `k` when all of its trades up to the time are cancelled."""
+    key = np.zeros(1, KEY)[0]
+    for name in ("book_id", "instrument_id", "price_scale", "qty_scale", "money_scale", "method"):
+        key[name] = shard.state.keys[k][name]
+    key["flags"] = int(shard.state.keys[k]["flags"]) & PositionFlag.INVERSE
+    return KeyAsOf(key, np.zeros(0, LOT), np.zeros(0, ACCOUNT), np.zeros(0, MATCH))
+
+
+def last_sequence(shard: Shard, k: int, time_ns: int, finer: list[int]) -> int:
     """The last accepted event that counts for key row `k`; 0 when none of its own does.
 
-    A correction counts with its trade, a fee by its own time too.
+    A correction counts with its trade, a fee by its own time too; a change of policy or of scales (`finer`) once the key has events.
     """
     state, key, sequences = shard.state, shard.state.keys[k], shard.sequences_of(k)
     sequences = sequences[sequences <= shard.sequence]
@@ -60,7 +74,30 @@ def last_sequence(shard: Shard, k: int, time_ns: int) -> int:
     counts &= ~((kinds == Kind.FEE) & ((times > time_ns) | receives))
     if not (counts & ~np.isin(kinds, OF_INSTRUMENT)).any():
         return 0
-    return int(sequences[counts].max())
+    first = int(sequences[~np.isin(kinds, OF_INSTRUMENT)].min())
+    policies = changes_of(state, int(key["book_id"]), int(state.instruments[int(key["instrument_id"])]["asset_class_id"]), shard.sequence)
+    later = [sequence for sequence in [*policies[:, 1].tolist(), *finer] if sequence > first]
+    return max([int(sequences[counts].max()), *map(int, later)])
+
+
+def rescales(shard: Shard) -> dict[int, list[int]]:
+    """Events that gave an instrument finer scales, by instrument id."""
+    e = shard.records[1 : shard.sequence + 1]
+    defined = np.flatnonzero((e["kind"] == Kind.REFDATA) & (e["subject"] == Subject.INSTRUMENT) & (e["group_index"] == 0)) + 1
+    owners, counts = np.unique(shard.records[defined]["original"], return_counts=True)
+    again = set(owners[counts > 1].tolist())
+    found: dict[int, list[int]] = {}
+    scales: dict[int, tuple[int, int, int]] = {}
+    for sequence in defined.tolist():
+        instrument_id = int(shard.records[sequence]["original"])
+        if instrument_id in again:
+            definition = decode(text_of(group_at(shard.records, shard.mask, sequence)))
+            assert isinstance(definition, Instrument), "rows of a subject are of its type"
+            own = (definition.price_scale, definition.qty_scale, definition.money_scale)
+            if scales.setdefault(instrument_id, own) != own:
+                scales[instrument_id] = own
+                found.setdefault(instrument_id, []).append(sequence)
+    return found
 
 
 def _latest_times(owners: Any, times: Any, versions: Any) -> dict[int, int]:

@@ -72,7 +72,7 @@ def book(
     if dry_run:
         from pks.cli.rehearsal import rehearse
 
-        rehearse(Path(settings.data_dir), rows_of(file, form, options, sort), report.say)
+        rehearse(Path(settings.data_dir), rows_of(file, form, options, sort), report.count)
     else:
         running = find_running(Path(settings.data_dir))
         _book_live(running.instance, Path(settings.data_dir), file, form, options, sort, report)
@@ -132,6 +132,12 @@ class Report:
                 self._keep(outcome)
                 if not self.as_json:
                     self._show(outcome)
+
+    def count(self, outcomes: list[Any]) -> None:
+        """The same for outcomes that nobody else counts."""
+        for outcome in outcomes:
+            self.counts[outcome.status] += 1
+        self.say(outcomes)
 
     def _show(self, outcome: Any) -> None:
         self._shown += 1

@@ -48,6 +48,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("pks.cli.status:status", "workers, cursors and lags of the running system"),
     "stop": Entry("pks.cli.stop:stop", "stop the running system in order"),
     "top": Entry("pks.cli.top:top", "live view of workers, rings and latencies"),
+    "tui": Entry("pks.cli.tui:tui", "the terminal blotter: positions, tape, health"),
     "trades": Entry("pks.cli.trades:trades", "trades with their versions and states"),
 }
 """Every command; a new one is a line here and a module that has it."""

@@ -198,7 +198,8 @@ def settle(positions: Positions) -> None:
 
 
 def advance(positions: Positions, records: Any, first: int, last: int, taken: Callable[[Any], None] | None = None) -> Positions:
-    """Apply events first + 1..last to a fold of all books, with a progress bar."""
+    """Apply events first + 1..last to a fold of all books, with a progress bar. records: from here on its history too."""
+    positions.shard.records = records  # an older view may not reach this far
     with progress(last - first, "folding the journal") as bar:
         for start in range(first + 1, last + 1, FOLD_STEP):
             stop = min(last, start + FOLD_STEP - 1)

@@ -75,6 +75,7 @@ def dump(config: Path | None, data_dir: Path | None, instance: str | None, segme
 
 def find_segment(text: str, instance: str) -> str:
     """The POSIX name of a segment that is named as in `pks shm ls`, without its instance, or by its channel."""
+    from pks.segments.errors import SegmentMissing
     from pks.segments.shm import list_segments, segment_name
 
     name = text.removeprefix("/")
@@ -84,6 +85,8 @@ def find_segment(text: str, instance: str) -> str:
     for candidate in (base, _base_of_label(base)):
         if candidate and segment_name(candidate, wanted) in there:
             return segment_name(candidate, wanted)
+    if not there and _base_of_label(base):
+        raise SegmentMissing(segment_name(_base_of_label(base), wanted))
     labels = ", ".join(one.removeprefix("/").partition(".")[0] for one in there)
     raise click.UsageError(f"no segment {text!r}; there {'are ' + labels if labels else 'is none: the system is not running'}")
 

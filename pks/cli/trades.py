@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import namedtuple
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from pks.cli.group import quiet_config, system_options
 from pks.cli.parameters import END, START, complete_accounts, complete_books, complete_instruments
 from pks.cli.tables import Column, Output, output_options, progress
 from pks.layouts.codes import Flag, Kind, MatchKind, Side, Subject
+from pks.layouts.event import EVENT
 
 if TYPE_CHECKING:
     from pks.cli.past import CatalogueNames, Past
@@ -29,6 +31,9 @@ UNALLOCATED, ALLOCATED = "UNALLOCATED", "ALLOCATED"
 
 SCAN_STEP = 1 << 16
 """Records looked at between two steps of the progress bar."""
+
+ROWS_STEP = 1 << 12
+"""Trades made into rows at once."""
 
 COLUMNS = (
     Column("sequence", "int", "event"),
@@ -63,7 +68,6 @@ COLUMNS = (
     Column("recorded_time", "time", shown=False),
     Column("last_sequence", "int", shown=False),
 )
-DETAILS = ("venue", "order_id", "counterparty", "note", "lot_id")
 
 MATCH_COLUMNS = (
     Column("sequence", "int", "event"),
@@ -226,7 +230,7 @@ def trades(
     if with_matches:
         output.write(MATCH_COLUMNS, match_rows(past, names, chosen), empty="no matches")
         return
-    output.write(COLUMNS, (trade_row(past, names, history, sequence) for sequence in chosen), empty="no trades")
+    output.write(COLUMNS, trade_rows(past, names, history, chosen), empty="no trades")
 
 
 def scan(past: Past, wanted: Wanted, refused: dict[int, int], last: int | None) -> tuple[History, list[int]]:
@@ -261,89 +265,105 @@ def _is_waiting(e: Any, sequence: int, history: History) -> bool:
     return bool(int(e["kind"]) == Kind.TRADE and int(e["flags"]) & Flag.BLOCK and waiting)
 
 
+Event = namedtuple("Event", EVENT.names or ())  # type: ignore[misc]
+"""An EVENT as Python's own values: a row is made of some thirty fields, and each costs much less here than in a numpy record."""
+
+
+def events_at(past: Past, sequences: list[int]) -> list[Any]:
+    """The events of these sequences."""
+    return list(map(Event._make, past.records[np.array(sequences, np.int64)].tolist()))
+
+
 def state_of(e: Any, sequence: int, history: History) -> tuple[str, int, str | None]:
     """(state, version, reply code) of the trade booked at `sequence`, whose first record is `e`."""
     from pks.base.errors import Code
 
-    original = int(e["original"]) if int(e["kind"]) == Kind.TRADE else 0
-    version = history.version(sequence, original)
+    is_trade = e.kind == Kind.TRADE
+    version = history.version(sequence, e.original if is_trade else 0)
     if sequence in history.refused:
         return REFUSED, version, Code(history.refused[sequence]).name
     if sequence in history.cancelled:
         return CANCELLED, version, None
-    if int(e["flags"]) & Flag.BLOCK and int(e["kind"]) == Kind.TRADE:
+    if is_trade and e.flags & Flag.BLOCK:
         return (ALLOCATED if sequence in history.allocated else UNALLOCATED), version, None
     return (AMENDED if version > 1 else BOOKED), version, None
 
 
+def trade_rows(past: Past, names: CatalogueNames, history: History, chosen: list[int]) -> Iterator[dict[str, Any]]:
+    """The chosen trades as they stand."""
+    for start in range(0, len(chosen), ROWS_STEP):
+        sequences = chosen[start : start + ROWS_STEP]
+        latest = events_at(past, [history.latest(sequence) for sequence in sequences])
+        for first, now in zip(events_at(past, sequences), latest, strict=True):
+            yield _row(past, names, history, first, now)
+
+
 def trade_row(past: Past, names: CatalogueNames, history: History, sequence: int) -> dict[str, Any]:
     """One trade as it stands."""
+    return next(trade_rows(past, names, history, [sequence]))
+
+
+def _row(past: Past, names: CatalogueNames, history: History, first: Any, e: Any) -> dict[str, Any]:
+    """One trade: `first` booked it, `e` is its latest version."""
     from pks.base.clock import format_date, format_time
     from pks.base.units import format_scaled
     from pks.cli.past import name_of
 
-    first, latest = past.records[sequence], history.latest(sequence)
-    e = past.records[latest]
-    kind, flags = int(first["kind"]), int(e["flags"])
+    sequence, kind = first.sequence, first.kind
     state, version, code = state_of(first, sequence, history)
-    corrections = [*history.amends.get(sequence, ()), *history.fees.get(sequence, ())]
-    last_sequence = max(sequence, history.cancelled.get(sequence, 0), *corrections)
-    details = past.text_at(sequence)
-    for amend in history.amends.get(sequence, ()):
+    amends, added = history.amends.get(sequence, ()), history.fees.get(sequence, ())
+    details = past.text_at(sequence) if first.flags & Flag.HAS_DETAIL else {}
+    for amend in amends:
         details |= past.text_at(amend)
-    is_action, has_price = kind == Kind.ACTION, kind != Kind.TRANSFER or flags & Flag.HAS_PRICE
-    ratio = f"{int(e['qty_raw'])}:{int(e['price_raw'])}"
+    is_action, has_price = kind == Kind.ACTION, kind != Kind.TRANSFER or e.flags & Flag.HAS_PRICE
     return {
         "sequence": sequence,
-        "trade_id": details.pop("trade_id", None) or past.trade_id(sequence),
-        "leg": int(first["leg"]),
-        "source": name_of(names, Subject.SOURCE, int(first["source_id"])),
+        "trade_id": details.get("trade_id") or first.trade_id.decode(),
+        "leg": first.leg,
+        "source": name_of(names, Subject.SOURCE, first.source_id),
         "kind": Kind(kind).name,
         "status": f"{state} v{version}" if state == AMENDED else f"{state} {code}" if code else state,
         "state": state,
         "version": version,
         "code": code,
-        "book": name_of(names, Subject.BOOK, int(e["book_id"])),
-        "to_book": name_of(names, Subject.BOOK, int(e["to_book_id"])),
-        "instrument": name_of(names, Subject.INSTRUMENT, int(e["instrument_id"])),
-        "side": Side(int(e["side"])).name if e["side"] else None,
-        "quantity": None if is_action or kind == Kind.FIXING else format_scaled(int(e["qty_raw"]), int(e["qty_scale"])),
-        "price": format_scaled(int(e["price_raw"]), int(e["price_scale"])) if has_price and not is_action else None,
-        "fees": fees_of(past, names, latest, history.fees.get(sequence, ())),
-        "account": name_of(names, Subject.ACCOUNT, int(e["account_id"])),
-        "to_account": name_of(names, Subject.ACCOUNT, int(e["to_account_id"])) if kind == Kind.TRANSFER else None,
-        "trade_time": format_time(int(e["trade_time_ns"])) if e["trade_time_ns"] else None,
-        "business_date": format_date(int(e["effective_date"])),
-        "settle_date": format_date(int(e["settle_date"])) if e["settle_date"] else None,
-        "open_date": format_date(int(e["lot_date"])) if kind == Kind.OPENING else None,
-        "parent": int(first["original"]) or None,
+        "book": name_of(names, Subject.BOOK, e.book_id),
+        "to_book": name_of(names, Subject.BOOK, e.to_book_id),
+        "instrument": name_of(names, Subject.INSTRUMENT, e.instrument_id),
+        "side": Side(e.side).name if e.side else None,
+        "quantity": None if kind in INSTRUMENT_KINDS else format_scaled(e.qty_raw, e.qty_scale),
+        "price": format_scaled(e.price_raw, e.price_scale) if has_price and not is_action else None,
+        "fees": fees_of(names, e, events_at(past, list(added)) if added else []),
+        "account": name_of(names, Subject.ACCOUNT, e.account_id),
+        "to_account": name_of(names, Subject.ACCOUNT, e.to_account_id) if kind == Kind.TRANSFER else None,
+        "trade_time": format_time(e.trade_time_ns) if e.trade_time_ns else None,
+        "business_date": format_date(e.effective_date),
+        "settle_date": format_date(e.settle_date) if e.settle_date else None,
+        "open_date": format_date(e.lot_date) if kind == Kind.OPENING else None,
+        "lot_id": details.get("lot_id"),
+        "venue": details.get("venue"),
+        "order_id": details.get("order_id"),
+        "counterparty": details.get("counterparty"),
+        "note": f"split {e.qty_raw}:{e.price_raw}" if is_action else details.get("note"),
+        "parent": first.original or None,
         "replaced_by": history.moved_to.get(sequence),
-        "recorded_time": format_time(int(first["recorded_ns"])),
-        "last_sequence": last_sequence,
-        **{name: details.get(name) for name in DETAILS},
-        **({"note": f"split {ratio}"} if is_action else {}),
+        "recorded_time": format_time(first.recorded_ns),
+        "last_sequence": max(sequence, history.cancelled.get(sequence, 0), *amends, *added),
     }
 
 
-def fees_of(past: Past, names: CatalogueNames, latest: int, added: Iterable[int]) -> dict[str, str] | None:
+def fees_of(names: CatalogueNames, e: Any, added: list[Any]) -> dict[str, str] | None:
     """Fees by currency: the trade's own and those that came later; None while none is known."""
     from pks.base.units import format_scaled
 
-    totals: dict[str, tuple[int, int]] = {}
-    known = False
-    for number, sequence in enumerate((latest, *added)):
-        e = past.records[sequence]
-        if number == 0 and not int(e["flags"]) & Flag.HAS_FEE:
-            continue
-        known = True
-        if not e["fee_raw"]:
-            continue
-        currency = names.code_of(Subject.CURRENCY, int(e["fee_currency_id"]))
-        raw, scale = totals.get(currency, (0, 0))
-        finest = max(scale, int(e["fee_scale"]))
-        totals[currency] = (raw * 10 ** (finest - scale) + int(e["fee_raw"]) * 10 ** (finest - int(e["fee_scale"])), finest)
-    if not known and int(past.records[latest]["flags"]) & Flag.FEE_UNKNOWN:
+    if e.flags & Flag.FEE_UNKNOWN and not added:
         return None
+    totals: dict[str, tuple[int, int]] = {}
+    for one in (e, *added):
+        if one.flags & Flag.HAS_FEE and one.fee_raw:
+            currency = names.code_of(Subject.CURRENCY, one.fee_currency_id)
+            raw, scale = totals.get(currency, (0, 0))
+            finest = max(scale, one.fee_scale)
+            totals[currency] = (raw * 10 ** (finest - scale) + one.fee_raw * 10 ** (finest - one.fee_scale), finest)
     return {currency: format_scaled(raw, scale) for currency, (raw, scale) in totals.items()}
 
 

@@ -180,7 +180,7 @@ class HealthScreen(Screen[None]):
 
 
 class Checklist(SelectionList[str], inherit_bindings=False):
-    """A selection list that leaves Enter to its screen: a priority binding there would overtake keys that are still on their way."""
+    """A selection list that leaves Enter to its screen, and chooses at once: neither key overtakes the other, however fast they come."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "cursor_up", "Up", show=False),
@@ -189,8 +189,13 @@ class Checklist(SelectionList[str], inherit_bindings=False):
         Binding("end,G", "last", "Last", show=False),
         Binding("pageup", "page_up", "Page up", show=False),
         Binding("pagedown", "page_down", "Page down", show=False),
-        Binding("space", "select", "Choose", show=False),
+        Binding("space", "choose", "Choose", show=False),
     ]
+
+    def action_choose(self) -> None:
+        """Turn the choice under the cursor; the list's own way is a message to itself, which Enter would overtake."""
+        if self.highlighted is not None:
+            self.toggle(self.get_option_at_index(self.highlighted))
 
 
 class ColumnsScreen(ModalScreen[tuple[str, ...] | None]):

@@ -20,7 +20,7 @@ from pks.layouts.codes import Subject
 
 DEMO_SOURCE = "DEMO"
 FEE_RATE = Decimal("0.0001")
-FEE_PLACES = Decimal("0.01")
+FEE_PLACES = Decimal("0.00000001")
 LOTS_MAX = 5
 STEPS_MAX = 3
 
@@ -37,6 +37,12 @@ class Line:
     size: Decimal
     held: Decimal
     long_only: bool
+    factor: Decimal  # multiplier x quote factor
+    inverse: bool
+
+    def value(self, quantity: Decimal) -> Decimal:
+        """What a quantity is worth at the line's price, in the currency of its P&L."""
+        return quantity * self.factor / self.price if self.inverse else quantity * self.factor * self.price
 
 
 class DemoDay:
@@ -59,7 +65,9 @@ class DemoDay:
         size = max(Decimal(instrument.lot_size or "1"), _round_size(Decimal(lot.quantity)))
         tick = Decimal(instrument.tick_size or "0.01")
         price = prices.get(lot.instrument, Decimal(lot.price))
-        return Line(lot.book, lot.account, lot.instrument, price, tick, size, Decimal(0), book.oversell == "REJECT")
+        factor = Decimal(instrument.money_factor.numerator) / instrument.money_factor.denominator
+        inverse = instrument.contract_type == "INVERSE"
+        return Line(lot.book, lot.account, lot.instrument, price, tick, size, Decimal(0), book.oversell == "REJECT", factor, inverse)
 
     def next_fill(self, trade_time: str) -> Any:
         """EVENT[n]: one fill at `trade_time`."""
@@ -80,7 +88,7 @@ class DemoDay:
             side="SELL" if sells else "BUY",
             quantity=str(quantity),
             price=str(line.price),
-            fee=str((quantity * line.price * FEE_RATE).quantize(FEE_PLACES)),
+            fee=f"{(line.value(quantity) * FEE_RATE).quantize(FEE_PLACES).normalize():f}",
             trade_time=trade_time,
         )
         return self.border.group_of(row)

@@ -14,6 +14,7 @@ import socket
 import time
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn, cast
 
 import setproctitle
@@ -66,7 +67,9 @@ def _warm(channel: socket.socket, launch: Launch) -> bool:
     try:
         points = no_points()
         kill_here(points.words, points.row(""))
-        for name in sorted({plan.make.partition(":")[0] for plan in launch.plans}):
+        names = sorted({plan.make.partition(":")[0] for plan in launch.plans})
+        _compile_apart(names)
+        for name in names:
             cast(WorkerModule, import_module(name)).warm()
         check_single_threaded()
     except Exception as error:  # told to the supervisor, who decides; this process has nothing to go on with
@@ -76,6 +79,27 @@ def _warm(channel: socket.socket, launch: Launch) -> bool:
     gc.freeze()
     channel.send(f"warm {(time.monotonic_ns() - started_ns) // 1_000_000}".encode())
     return True
+
+
+def _compile_apart(names: list[str]) -> None:
+    """With an empty kernel cache: a child a module compiles into it, so that all cores work; what fails there fails again here."""
+    cache = Path(os.environ.get("NUMBA_CACHE_DIR", ""))
+    if not cache.name or next(cache.rglob("*.nbi"), None) is not None:
+        return
+    parent, children = os.getpid(), []
+    for name in names:
+        pid = os.fork()
+        if pid == 0:
+            code = EXIT_CRASHED
+            try:
+                die_with(parent)
+                cast(WorkerModule, import_module(name)).warm()
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(pid)
+    for pid in children:
+        os.waitpid(pid, 0)
 
 
 def _serve(channel: socket.socket, launch: Launch) -> None:

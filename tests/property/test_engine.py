@@ -12,7 +12,7 @@ import pytest
 
 from pks.engine.lots.check import check_state, state_hash
 from pks.engine.lots.snapshot import export_state, import_state
-from pks.engine.lots.state import LOTS_USED
+from pks.engine.lots.state import ANCHOR_EVENTS, LOTS_USED
 from pks.layouts.codes import Flag
 from pks.workers.history import as_of, known_at
 from tests.engine_compare import differences, our_key, their_key
@@ -186,3 +186,18 @@ def test_the_end_of_time_is_the_live_state_without_transfers(number: int, made: 
         one = told[name_of(core, key)]
         for name in ("qty_raw", "cost_hi", "cost_lo", "realised_hi", "realised_lo", "variation_hi", "variation_lo", "open_lots"):
             assert one.key[name] == key[name], name
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_anchors_change_nothing(number: int, made: Callable[..., RandomDay]) -> None:
+    core = made(number, batch=3).core
+    for events in (1, 2**40):
+        fold = Fold(core.records, 2)
+        for position in fold.positions:
+            position.shard.state.meta[ANCHOR_EVENTS] = events
+        fold.apply(1, core.sequence)
+        assert total_hash(fold) == total_hash(core.fold)
+        assert fold.verdicts == core.verdicts
+        assert same_matches(fold, core.fold)
+        taken = sum(len(anchors) for position in fold.positions for anchors in position.shard.anchors.values())
+        assert (taken > 0) == (events == 1)

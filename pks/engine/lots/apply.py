@@ -29,6 +29,7 @@ from pks.base.units import (
     sub_128,
     value_128,
 )
+from pks.engine.lots.kernel import inlined, kernel
 from pks.engine.lots.money import (
     base_fee_raw,
     fee_amount,
@@ -69,28 +70,28 @@ QTY_MIN = np.int64(-(2**63))
 NOTHING, AT_PRICE, AT_COST = 0, 1, 2  # what `consume` realises: nothing, against the event's price, against a moved lot's cost
 
 
-@njit(cache=True, inline="always")
+@inlined
 def add_cost(keys, k, hi, lo):
     """cost += (hi, lo)."""
     keys[k].cost_hi, lo, _ = add_128(keys[k].cost_hi, np.int64(keys[k].cost_lo), hi, lo)
     keys[k].cost_lo = lo
 
 
-@njit(cache=True, inline="always")
+@inlined
 def add_realised(keys, k, hi, lo):
     """realised += (hi, lo)."""
     keys[k].realised_hi, lo, _ = add_128(keys[k].realised_hi, np.int64(keys[k].realised_lo), hi, lo)
     keys[k].realised_lo = lo
 
 
-@njit(cache=True, inline="always")
+@inlined
 def add_clearing(keys, k, hi, lo):
     """clearing_cost += (hi, lo)."""
     keys[k].clearing_cost_hi, lo, _ = add_128(keys[k].clearing_cost_hi, np.int64(keys[k].clearing_cost_lo), hi, lo)
     keys[k].clearing_cost_lo = lo
 
 
-@njit(cache=True)
+@kernel
 def fee_place(keys, k, currency_id):
     """Where the key keeps fees of that currency: the cell, or -1 when all four are taken by others."""
     for cell in range(4):
@@ -99,7 +100,7 @@ def fee_place(keys, k, currency_id):
     return -1
 
 
-@njit(cache=True)
+@kernel
 def fee_refusal(keys, k, currency_id, hi, lo):
     """Code why this fee cannot be added to the key, or 0."""
     cell = fee_place(keys, k, currency_id)
@@ -110,7 +111,7 @@ def fee_refusal(keys, k, currency_id, hi, lo):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def fee_add(keys, k, currency_id, hi, lo):
     """Add a fee that `fee_refusal` let through."""
     cell = fee_place(keys, k, currency_id)
@@ -120,7 +121,7 @@ def fee_add(keys, k, currency_id, hi, lo):
     keys[k].fees_lo[cell] = np.uint64(lo)
 
 
-@njit(cache=True)
+@kernel
 def account_row(state, k, account_id):
     """Row of the key's quantity in that account, made if there is none; the list is ascending by account id."""
     accounts = state.accounts
@@ -142,7 +143,7 @@ def account_row(state, k, account_id):
     return made
 
 
-@njit(cache=True)
+@kernel
 def account_overflows(state, k, account_id, qty_raw):
     """Would `qty_raw` more in that account leave int64? (Accounts of both signs may each hold more than the key.)"""
     row = np.int64(state.keys[k].accounts)
@@ -154,7 +155,7 @@ def account_overflows(state, k, account_id, qty_raw):
     return False
 
 
-@njit(cache=True)
+@kernel
 def account_add(state, out, k, account_id, qty_raw, sequence):
     """The account holds `qty_raw` more of the key's instrument for the key's book."""
     row = account_row(state, k, account_id)
@@ -167,7 +168,7 @@ def account_add(state, out, k, account_id, qty_raw, sequence):
         out.counts[CHANGED_ACCOUNTS] = at + 1
 
 
-@njit(cache=True)
+@kernel
 def match_add(state, out, k, e, kind, lot, taken, open_price_raw, close_price_raw, cost_hi, cost_lo, gain_hi, gain_lo):
     """Write one match record: `taken` (signed as the lot) units of `lot`."""
     at = out.counts[MATCHES]
@@ -183,7 +184,7 @@ def match_add(state, out, k, e, kind, lot, taken, open_price_raw, close_price_ra
     m.price_scale, m.qty_scale, m.money_scale = keys[k].price_scale, keys[k].qty_scale, keys[k].money_scale
 
 
-@njit(cache=True)
+@kernel
 def matches_number(out, first):
     """Number the records of one set from `first` on."""
     count = out.counts[MATCHES] - first
@@ -192,7 +193,7 @@ def matches_number(out, first):
         out.matches[first + i].count = count
 
 
-@njit(cache=True)
+@kernel
 def lot_pick(state, k, named):
     """Row of the lot that the key's method closes next; a named lot first, and for SPECIFIC without one the oldest."""
     if named >= 0:
@@ -204,7 +205,7 @@ def lot_pick(state, k, named):
     return np.int64(state.keys[k].oldest)
 
 
-@njit(cache=True)
+@kernel
 def consume(state, out, k, e, left, price_raw, kind, realises, by_id, fee_hi, fee_lo, paid_hi, paid_lo):
     """Take `left` (> 0, at most the position's size) units off the key's lots by its method, one record a lot.
 
@@ -262,7 +263,7 @@ def consume(state, out, k, e, left, price_raw, kind, realises, by_id, fee_hi, fe
         left -= taken
 
 
-@njit(cache=True)
+@kernel
 def lot_refusal(state, k, e, size):
     """SPECIFIC: code why the lot that `e` names cannot give `size` units, or 0."""
     if e.lot == 0:
@@ -273,7 +274,7 @@ def lot_refusal(state, k, e, size):
     return LOT_EXCEEDED if size > held else 0
 
 
-@njit(cache=True)
+@kernel
 def lot_open(state, k, qty_raw, cost_hi, cost_lo, price_raw, exact, open_sequence, open_leg, open_date, order_sequence):
     """Add a lot to the key's side, or to its pool when the method is AVERAGE."""
     keys, lots = state.keys, state.lots
@@ -301,7 +302,7 @@ def lot_open(state, k, qty_raw, cost_hi, cost_lo, price_raw, exact, open_sequenc
     lot_insert(state, k, row)
 
 
-@njit(cache=True)
+@kernel
 def fill(state, out, k, e, qty_raw, fee_hi, fee_lo, fee_code, forced):
     """A trade or an opening lot of `qty_raw` (signed, base fee already taken off) on key `k`.
 
@@ -368,7 +369,7 @@ def fill(state, out, k, e, qty_raw, fee_hi, fee_lo, fee_code, forced):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def money_fits(keys, k, value_hi, value_lo, fee_hi, fee_lo):
     """Is there headroom: |cost| + |realised| + |value| + |fee| and |clearing cost| + |variation| + |value| below 2**127?"""
     cost_hi, cost_lo = keys[k].cost_hi, np.int64(keys[k].cost_lo)
@@ -385,7 +386,7 @@ def money_fits(keys, k, value_hi, value_lo, fee_hi, fee_lo):
     )
 
 
-@njit(cache=True)
+@kernel
 def fits_all(a_hi, a_lo, b_hi, b_lo, c_hi, c_lo, d_hi, d_lo):
     """Does the sum of the four magnitudes fit in 127 bits?"""
     a_hi, a_lo = (a_hi, a_lo) if a_hi >= 0 else flip(a_hi, a_lo)
@@ -400,14 +401,14 @@ def fits_all(a_hi, a_lo, b_hi, b_lo, c_hi, c_lo, d_hi, d_lo):
     return (over1 | over2 | over3) == 0
 
 
-@njit(cache=True, inline="always")
+@inlined
 def flip(hi, lo):
     """-(hi, lo); the least 128-bit integer stays negative, which callers take for an overflow."""
     hi, lo, _ = sub_128(np.int64(0), np.int64(0), hi, lo)
     return hi, lo
 
 
-@njit(cache=True)
+@kernel
 def touch(keys, k, e):
     """The position now reflects this trade."""
     keys[k].event_time_ns = e.trade_time_ns
@@ -417,13 +418,13 @@ def touch(keys, k, e):
         keys[k].flags |= FEE_UNKNOWN_POSITION
 
 
-@njit(cache=True)
+@kernel
 def is_base_fee(policy, currency_id):
     """Is a fee in that currency taken in the traded asset?"""
     return policy.base_currency_id != 0 and currency_id == policy.base_currency_id and currency_id != policy.pnl_currency_id
 
 
-@njit(cache=True)
+@kernel
 def trade(state, out, k, e, extra_base_raw, extra_hi, extra_lo, forced):
     """A whole TRADE, ALLOCATION or OPENING with its fee.
 
@@ -457,7 +458,7 @@ def trade(state, out, k, e, extra_base_raw, extra_hi, extra_lo, forced):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def give(state, out, k, e, forced):
     """The giver's half of a TRANSFER: lots leave by the book's method, one MOVED record each, at cost or realised at the event's price.
 
@@ -520,7 +521,7 @@ def give(state, out, k, e, forced):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def force_short(state, out, k, e, qty_raw, price_raw):
     """More was transferred than is there now: the giver opens the other side, the receiver gets a lot of it (leg 2). Flagged."""
     keys = state.keys
@@ -539,7 +540,7 @@ def force_short(state, out, k, e, qty_raw, price_raw):
     keys[k].flags |= FORCED_POSITION
 
 
-@njit(cache=True)
+@kernel
 def receive_refusal(state, k, e, moves, first, count):
     """Code why the key cannot hold the moved lots, or 0: the sum of all magnitudes must fit."""
     keys = state.keys
@@ -570,7 +571,7 @@ def receive_refusal(state, k, e, moves, first, count):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def receive(state, out, k, e, moves, first, count):
     """The receiver's half: lots come in with their ids and dates, at their cost or at the event's price.
 
@@ -608,7 +609,7 @@ def receive(state, out, k, e, moves, first, count):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def settle(state, k, e):
     """A clearing of a future at `price_raw`: variation margin since the last one, and a new cost. Linear contracts only."""
     keys = state.keys
@@ -627,7 +628,7 @@ def settle(state, k, e):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def pool_lots(state, k):
     """To AVERAGE: one pool of all lots, with the id and the date of the earliest."""
     keys, lots = state.keys, state.lots
@@ -645,7 +646,7 @@ def pool_lots(state, k):
         lots[first].flags |= POOL
 
 
-@njit(cache=True)
+@kernel
 def rebase(state, k, method):
     """The key's lots go by another method from here on; realised P&L is never restated. Source: backoffice.md section 2."""
     if state.keys[k].method == method:
@@ -663,7 +664,7 @@ def rebase(state, k, method):
     lots_reorder(state, k, method)
 
 
-@njit(cache=True)
+@kernel
 def shown_price(state, k, row):
     """Open price of a pool: cost / quantity (inverse: quantity / cost), half-even at price_scale."""
     lot = state.lots[row]
@@ -676,7 +677,7 @@ def shown_price(state, k, row):
     return quotient_128(lot.cost_hi, lot.cost_lo, hi, lo)
 
 
-@njit(cache=True)
+@kernel
 def split_total(qty_raw, numerator, denominator, unit):
     """(qty x numerator / denominator truncated to whole `unit`s, remainder over denominator x unit, overflow)."""
     hi, lo = mul_64(qty_raw, numerator)
@@ -707,7 +708,7 @@ def lots_in_order(state, k):
     return rows
 
 
-@njit(cache=True)
+@kernel
 def split_refusal(state, k, e, unit):
     """Code why not every number of the key can be split, or 0."""
     lots = state.lots
@@ -802,7 +803,7 @@ def split(state, out, k, e, forced):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def cash_value(policy, rest, denominator, price_raw):
     """(hi, lo, overflow) of the fraction rest / denominator (raw units) at `price_raw`, rounded once, half-even."""
     if policy.contract == INVERSE:
@@ -816,7 +817,7 @@ def cash_value(policy, rest, denominator, price_raw):
     return ratio_128(hi, lo, np.int64(1), denominator)
 
 
-@njit(cache=True)
+@kernel
 def fraction_cost(new_qty, hi, lo, rest, denominator, unit):
     """(hi, lo): share of the last lot's cost that leaves with the fraction rest / (denominator x unit); all when nothing else is left."""
     if new_qty == 0:
@@ -830,7 +831,7 @@ def fraction_cost(new_qty, hi, lo, rest, denominator, unit):
     return hi, lo
 
 
-@njit(cache=True)
+@kernel
 def pay(state, out, k, e, row, cost_hi, cost_lo, cash_hi, cash_lo):
     """Cash in lieu: a fraction of lot `row` leaves with `cost`, and brings `cash`."""
     keys, lots = state.keys, state.lots
@@ -849,7 +850,7 @@ def pay(state, out, k, e, row, cost_hi, cost_lo, cash_hi, cash_lo):
         add_clearing(keys, k, back_hi, back_lo)
 
 
-@njit(cache=True)
+@kernel
 def account_split(state, out, k, e, numerator, denominator, unit):
     """Account quantities after a split: cumulated truncation in ascending account id, so that they sum to the position."""
     row = np.int64(state.keys[k].accounts)

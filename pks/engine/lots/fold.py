@@ -24,13 +24,15 @@ from pks.engine.lots.apply import (
     split,
     trade,
 )
+from pks.engine.lots.kernel import kernel
 from pks.engine.lots.keys import key_verdict
 from pks.engine.lots.money import base_fee_raw, fee_amount
 from pks.engine.lots.pool import lot_insert, lot_take_row, lots_clear
-from pks.engine.lots.state import MATCHES, REVISIONS_COUNT
+from pks.engine.lots.state import ACCOUNTS_COUNT, MATCHES, REVISIONS_COUNT
 from pks.engine.lots.tables import pair_find, pair_set
 from pks.layouts.codes import Flag, Kind, MatchFlag, MatchKind
 from pks.layouts.event import EVENT
+from pks.layouts.state import LOT
 
 TRADE, ALLOCATION, OPENING = int(Kind.TRADE), int(Kind.ALLOCATION), int(Kind.OPENING)
 AMEND, CANCEL, FEE = int(Kind.AMEND), int(Kind.CANCEL), int(Kind.FEE)
@@ -43,7 +45,7 @@ PLACE_MAX = np.int64(2**63 - 1)
 MORE_ROOM = -3  # fold: the results are too small, start again with larger ones
 
 
-@njit(cache=True)
+@kernel
 def walk(records, mask, book_id, instrument_id, key_chain, instrument_chain, before, into):
     """Sequences > `before` of the key's two chains, newest first each, into `into`; how many, or -1 when `into` is too small."""
     count = 0
@@ -65,14 +67,14 @@ def walk(records, mask, book_id, instrument_id, key_chain, instrument_chain, bef
     return count
 
 
-@njit(cache=True)
+@kernel
 def place_of(e, kind, sequence):
     """(effective date, actions of a date first, sequence) as one number."""
     later = 0 if kind == ACTION else 1
     return ((np.int64(e.effective_date) * 2 + later) << SEQUENCE_BITS) | sequence
 
 
-@njit(cache=True)
+@kernel
 def rescale(raw, digits):
     """raw x 10**digits; the border has refused what would not fit."""
     for _ in range(digits):
@@ -80,7 +82,7 @@ def rescale(raw, digits):
     return raw
 
 
-@njit(cache=True)
+@kernel
 def rescale_moves(moves, instruments, instrument_id):
     """Bring moved lots to the instrument's present scales, exactly."""
     policy = instruments[instrument_id]
@@ -96,7 +98,7 @@ def rescale_moves(moves, instruments, instrument_id):
         m.price_scale, m.qty_scale, m.money_scale = policy.price_scale, policy.qty_scale, policy.money_scale
 
 
-@njit(cache=True)
+@kernel
 def entry_of(firsts, count, sequence):
     """Index of `sequence` in the ascending firsts[:count], or -1."""
     low, high = 0, count
@@ -109,7 +111,7 @@ def entry_of(firsts, count, sequence):
     return low if low < count and firsts[low] == sequence else -1
 
 
-@njit(cache=True)
+@kernel
 def is_key_refused(state, e, kind, book_id, instrument_id):
     """Did this key refuse an event that is judged by each key: an instrument's, or a transfer by its receiver?"""
     by_key = kind == ACTION or kind == FIXING or (e.to_book_id != 0 and e.to_book_id == book_id)
@@ -193,7 +195,7 @@ def resolve(state, records, mask, sequences, book_id, instrument_id, known, time
     return entries, versions[order], fee_first[order], fee_next[:fee_count], fees
 
 
-@njit(cache=True)
+@kernel
 def common(old, old_versions, old_fee_first, old_fee_next, new, new_versions, new_fee_first, new_fee_next, changes, judged):
     """How many entries from the first on are the same in both: what was folded of them before still holds."""
     place_max = PLACE_MAX
@@ -215,13 +217,13 @@ def common(old, old_versions, old_fee_first, old_fee_next, new, new_versions, ne
     return same
 
 
-@njit(cache=True)
+@kernel
 def change_place(changes, i):
     """Place of a change of policy in the order; one that holds since ever comes first."""
     return ((max(changes[i, 0], np.int64(0)) * 2 + 1) << SEQUENCE_BITS) | changes[i, 1]
 
 
-@njit(cache=True)
+@kernel
 def take_changes(state, changes, at, place):
     """Let the key of the scratch `state` go by every change of policy from `at` on up to that place; the first one behind it."""
     while at < changes.shape[0] and change_place(changes, at) <= place:
@@ -232,7 +234,7 @@ def take_changes(state, changes, at, place):
     return at
 
 
-@njit(cache=True)
+@kernel
 def fees_of(state, keys, e, fee, fee_next, fees):
     """What the later FEE events of a trade add: (traded asset at qty_scale, cost hi, cost lo at FEE_SCALE, overflow)."""
     policy = state.instruments[keys[0].instrument_id]
@@ -251,7 +253,7 @@ def fees_of(state, keys, e, fee, fee_next, fees):
     return base, hi, lo, over
 
 
-@njit(cache=True)
+@kernel
 def fees_add(keys, fee, fee_next, fees):
     """Add the later FEE events of a trade to the key; 0, or the code of the first that cannot be and its sequence."""
     while fee >= 0:
@@ -311,7 +313,7 @@ def fold_key(
     return stop, change_at, np.int64(0), np.int64(0)
 
 
-@njit(cache=True)
+@kernel
 def same_set(a, a_first, a_count, b, b_first, b_count):
     """Do two match sets say the same, cause and revision apart?"""
     if a_count != b_count:
@@ -373,6 +375,51 @@ def changed_sets(old, old_sequences, old_sets, new, new_sequences, new_sets, int
 
 
 @njit(cache=True)
+def lots_of(state, k):
+    """LOT[open_lots]: copies of the key's lots, oldest first."""
+    lots = np.empty(state.keys[k].open_lots, LOT)
+    row = np.int64(state.keys[k].oldest)
+    for i in range(lots.shape[0]):
+        lots[i] = state.lots[row]
+        row = np.int64(state.lots[row].newer)
+    return lots
+
+
+@kernel
+def put_key(state, key, lots, accounts):
+    """Make key row 0 of the empty scratch `state` what an anchor kept: numbers, lots and account quantities."""
+    state.keys[0] = key
+    new = state.keys[0]
+    new.oldest, new.newest, new.heap, new.accounts, new.open_lots = -1, -1, -1, -1, 0
+    for i in range(lots.shape[0]):
+        row = lot_take_row(state)
+        state.lots[row] = lots[i]
+        lot_insert(state, 0, row)
+    for i in range(accounts.shape[0]):
+        state.accounts[i] = accounts[i]
+        state.accounts[i].next = i + 1 if i + 1 < accounts.shape[0] else -1
+    new.accounts = 0 if accounts.shape[0] > 0 else -1
+    state.meta[ACCOUNTS_COUNT] = accounts.shape[0]
+
+
+@kernel
+def holds(records, mask, sequences, changes, date, sequence):
+    """Does an anchor taken before the first event (at `sequence`) of `date` still hold? sequences: the key's events from there on.
+
+    It does when none of them reaches behind it: each has that date or a later one, and corrects nothing older than the anchor.
+    """
+    for s in sequences:
+        e = records[s & mask]
+        is_correction = e.kind == AMEND or e.kind == CANCEL or e.kind == FEE
+        if e.effective_date < date or (is_correction and e.original < sequence):
+            return False
+    for i in range(changes.shape[0]):
+        if changes[i, 1] >= sequence and changes[i, 0] < date:
+            return False
+    return True
+
+
+@kernel
 def account_qty(state, k, account_id):
     """What the account holds of the key."""
     row = np.int64(state.keys[k].accounts)
@@ -383,7 +430,7 @@ def account_qty(state, k, account_id):
     return np.int64(0)
 
 
-@njit(cache=True)
+@kernel
 def accounts_of(state, k):
     """How many accounts the key has rows of."""
     count, row = 0, np.int64(state.keys[k].accounts)
@@ -393,7 +440,7 @@ def accounts_of(state, k):
     return count
 
 
-@njit(cache=True)
+@kernel
 def install(state, out, k, scratch, sequence):
     """Put the derived key (row 0 of `scratch`) in place of key `k`: numbers, lots, accounts. `sequence`: the event that changes them."""
     keys, lots = state.keys, state.lots

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from pks.base.units import mix_64
+from pks.engine.lots.kernel import inlined, kernel
 from pks.engine.lots.state import CHANGED, DIRTY_COUNT, KEYS_COUNT, LOCKS_COUNT, METHODS_COUNT, REFUSED_COUNT, RUN, VERDICTS
 from pks.engine.lots.tables import packed, pair_find, pair_set
 from pks.layouts.codes import Contract, Method, Oversell, PositionFlag
@@ -23,13 +24,13 @@ LAST_SEQUENCE = np.int64(2**62)
 LAST_DATE = np.int64(2**31 - 1)
 
 
-@njit(cache=True)
+@kernel
 def shard_of(book_id, shards):
     """Which of `shards` accumulators owns the book."""
     return ((mix_64(np.int64(book_id)) & 0x7FFFFFFFFFFFFFFF) >> 8) % shards
 
 
-@njit(cache=True)
+@kernel
 def method_at(state, book_id, asset_class_id, date, sequence, known):
     """Lot method of (book, class) at the place (date, sequence), by the changes with a sequence <= known: class, book, FIFO."""
     book_method, class_method = np.int64(FIFO), np.int64(0)
@@ -50,7 +51,7 @@ def method_at(state, book_id, asset_class_id, date, sequence, known):
     return class_method if class_method != 0 else book_method
 
 
-@njit(cache=True, inline="always")
+@inlined
 def concerns(change, book_id, asset_class_id):
     """Is the change of the book itself or of (book, class)?"""
     return change.book_id == book_id and (change.asset_class_id == 0 or change.asset_class_id == asset_class_id)
@@ -92,7 +93,7 @@ def changes_of(state, book_id, asset_class_id, known):
     return rows
 
 
-@njit(cache=True)
+@kernel
 def last_change_date(state, book_id, asset_class_id):
     """Latest effective date of a change of policy on keys of (book, class); 0 when every policy holds since ever."""
     date = np.int64(0)
@@ -103,7 +104,7 @@ def last_change_date(state, book_id, asset_class_id):
     return date
 
 
-@njit(cache=True)
+@kernel
 def key_clear(state, k, book_id, instrument_id, method):
     """Set row `k` to the empty position of (book, instrument); links to other keys and the slot's number stay."""
     key = state.keys[k]
@@ -122,13 +123,13 @@ def key_clear(state, k, book_id, instrument_id, method):
     key.method = method
 
 
-@njit(cache=True)
+@kernel
 def key_find(state, book_id, instrument_id):
     """Row of the key, or -1."""
     return pair_find(state.index, packed(book_id, instrument_id))
 
 
-@njit(cache=True)
+@kernel
 def key_at(state, book_id, instrument_id, date, sequence):
     """Row of the key, made at the place (date, sequence) when it is new."""
     k = key_find(state, book_id, instrument_id)
@@ -140,7 +141,7 @@ def key_at(state, book_id, instrument_id, date, sequence):
     policy = state.instruments[instrument_id]
     key_clear(state, k, book_id, instrument_id, method_at(state, book_id, policy.asset_class_id, date, sequence, LAST_SEQUENCE))
     key = state.keys[k]
-    key.slot, key.anchor, key.anchors_count = -1, -1, 0
+    key.slot, key.anchor, key.anchors_count = -1, 0, 0
     key.last_date = max(np.int64(policy.last_action_date), last_change_date(state, book_id, policy.asset_class_id))
     key.chain, key.judged, key.cause, key.last_sequence = 0, 0, 0, 0
     key.next_of_instrument = policy.first_key
@@ -150,7 +151,7 @@ def key_at(state, book_id, instrument_id, date, sequence):
     return k
 
 
-@njit(cache=True)
+@kernel
 def mark_changed(state, out, k, e):
     """The key reflects event `e`; it is listed once a run."""
     key = state.keys[k]
@@ -161,7 +162,7 @@ def mark_changed(state, out, k, e):
         out.counts[CHANGED] += 1
 
 
-@njit(cache=True)
+@kernel
 def mark_dirty(state, k, date, cause):
     """The key waits for a re-derivation from `date` on."""
     key = state.keys[k]
@@ -174,7 +175,7 @@ def mark_dirty(state, k, date, cause):
     key.cause = cause
 
 
-@njit(cache=True)
+@kernel
 def refuse(state, out, e, verdict_key, code):
     """Keep the verdict for ever and say it. `verdict_key`: the event's sequence, or `key_verdict` for an event on many keys."""
     if pair_set(state.refused, verdict_key, code):
@@ -185,7 +186,7 @@ def refuse(state, out, e, verdict_key, code):
     out.counts[VERDICTS] = at + 1
 
 
-@njit(cache=True)
+@kernel
 def locked_until(state, book_id):
     """The last date of the book's locked period, or -1."""
     if state.meta[LOCKS_COUNT] == 0:
@@ -193,7 +194,7 @@ def locked_until(state, book_id):
     return max(pair_find(state.locks, np.int64(1)), pair_find(state.locks, np.int64(book_id) + 1))
 
 
-@njit(cache=True)
+@kernel
 def key_verdict(book_id, instrument_id, sequence):
     """Where one key's verdict on an event of many keys, or its set's revision, is kept: a negative number, so that it meets no sequence."""
     return -1 - ((mix_64(packed(book_id, instrument_id)) ^ (sequence << 8)) & 0x7FFFFFFFFFFFFFFE)

@@ -8,7 +8,6 @@ Every value is without the instrument's multiplier, at its money_scale. Source: 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pks.base.units import (
     abs_64,
@@ -24,6 +23,7 @@ from pks.base.units import (
     sub_128,
     value_128,
 )
+from pks.engine.lots.kernel import inlined, kernel
 from pks.layouts.codes import Contract, LotFlag
 from pks.layouts.slots import FEE_SCALE
 
@@ -31,7 +31,7 @@ INVERSE = int(Contract.INVERSE)
 EXACT = int(LotFlag.EXACT)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def trade_value(policy, qty_raw, price_raw):
     """(hi, lo, overflow) of `qty_raw` at `price_raw`: the product, or for an inverse contract the quotient, half-even."""
     if policy.contract == INVERSE:
@@ -39,7 +39,7 @@ def trade_value(policy, qty_raw, price_raw):
     return value_128(qty_raw, price_raw, policy.value_digits)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def part_cost(policy, lot, taken):
     """(hi, lo) of the cost of `taken` (> 0, at most the lot's size) units of `lot`; the last part takes all."""
     size = abs(lot.qty_raw)
@@ -52,7 +52,7 @@ def part_cost(policy, lot, taken):
     return hi, lo
 
 
-@njit(cache=True, inline="always")
+@inlined
 def magnitude(hi, lo):
     """(hi, lo, overflow) of the absolute value."""
     if hi < 0:
@@ -60,7 +60,7 @@ def magnitude(hi, lo):
     return hi, lo, 0
 
 
-@njit(cache=True, inline="always")
+@inlined
 def sum_fits(a_hi, a_lo, b_hi, b_lo):
     """Does |a| + |b| fit in 127 bits? Then a + b, a - b and every part of them do."""
     a_hi, a_lo, a_over = magnitude(a_hi, a_lo)
@@ -69,14 +69,14 @@ def sum_fits(a_hi, a_lo, b_hi, b_lo):
     return (a_over | b_over | over) == 0
 
 
-@njit(cache=True, inline="always")
+@inlined
 def fee_amount(fee_raw, fee_scale):
     """(hi, lo) of a fee at FEE_SCALE; always fits, 10**18 x int64 having at most 123 bits."""
     hi, lo, _ = scale_up_128(np.int64(-1) if fee_raw < 0 else np.int64(0), np.int64(fee_raw), FEE_SCALE - fee_scale)
     return hi, lo
 
 
-@njit(cache=True)
+@kernel
 def fee_in_money(policy, hi, lo):
     """(hi, lo, overflow): a fee in P&L currency as money on the position, that is divided by the multiplier, half-even."""
     digits = np.int64(policy.money_scale) - FEE_SCALE
@@ -94,7 +94,7 @@ def fee_in_money(policy, hi, lo):
     return ratio_128(hi, lo, policy.multiplier_denominator, policy.multiplier_numerator)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def base_fee_raw(fee_raw, fee_scale, qty_scale):
     """A fee in the traded asset as a quantity at qty_scale; capture has seen to it that it is exact."""
     while fee_scale > qty_scale:
@@ -106,19 +106,19 @@ def base_fee_raw(fee_raw, fee_scale, qty_scale):
     return fee_raw
 
 
-@njit(cache=True, inline="always")
+@inlined
 def size_of(qty_raw):
     """|quantity|; the least int64 never stands on a position."""
     return abs_64(qty_raw)[0]
 
 
-@njit(cache=True)
+@kernel
 def ten_to_the(qty_raw, digits):
     """(hi, lo, overflow) of qty_raw x 10**digits."""
     return scale_up_128(np.int64(-1) if qty_raw < 0 else np.int64(0), np.int64(qty_raw), digits)
 
 
-@njit(cache=True)
+@kernel
 def quotient_128(above_hi, above_lo, below_hi, below_lo):
     """above / below half-even as an int64, both 128 bits; the largest int64 of that sign where it does not fit, 0 where below is 0.
 

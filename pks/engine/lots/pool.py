@@ -9,9 +9,9 @@ Source: design.md section 4; Fredman et al., "The pairing heap" (1986).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pks.base.units import mix_64
+from pks.engine.lots.kernel import inlined, kernel
 from pks.engine.lots.state import LOTS_FREE, LOTS_TOP, LOTS_USED
 from pks.layouts.codes import Method
 
@@ -20,7 +20,7 @@ SPECIFIC = int(Method.SPECIFIC)
 NONE = np.int32(-1)
 
 
-@njit(cache=True)
+@kernel
 def lot_take_row(state):
     """A free lot row, or -1 when the pool is empty."""
     row = state.meta[LOTS_FREE]
@@ -35,7 +35,7 @@ def lot_take_row(state):
     return row
 
 
-@njit(cache=True)
+@kernel
 def lot_give_row(state, row):
     """Put the row back; it belongs to no list any more."""
     state.lots[row].qty_raw = 0
@@ -44,7 +44,7 @@ def lot_give_row(state, row):
     state.meta[LOTS_USED] -= 1
 
 
-@njit(cache=True, inline="always")
+@inlined
 def is_older(a, b):
     """Does lot `a` come before lot `b` in (lot date, sequence, leg) order? Lots that one transfer moved: by their ids."""
     if a.open_date != b.open_date:
@@ -56,7 +56,7 @@ def is_older(a, b):
     return a.open_leg < b.open_leg
 
 
-@njit(cache=True)
+@kernel
 def gains_less(a, b):
     """HIFO: does closing `a` gain less than closing `b`? Long: the higher open price; short: the lower; ties the oldest."""
     if a.price_raw != b.price_raw:
@@ -66,7 +66,7 @@ def gains_less(a, b):
     return is_older(a, b)
 
 
-@njit(cache=True)
+@kernel
 def heap_join(lots, a, b):
     """Join two heaps by their roots; the root of both."""
     if a < 0:
@@ -80,7 +80,7 @@ def heap_join(lots, a, b):
     return a
 
 
-@njit(cache=True)
+@kernel
 def heap_pop(lots, root):
     """Take the root out; the root of what is left, or -1. Two passes over its children, no recursion."""
     first = lots[root].child
@@ -108,13 +108,13 @@ def heap_pop(lots, root):
     return root
 
 
-@njit(cache=True, inline="always")
+@inlined
 def bucket_of(state, k, open_sequence, open_leg):
     """Bucket of the lot with that id on key row `k`."""
     return mix_64((open_sequence << 2) ^ np.int64(open_leg) ^ (np.int64(k) << 40)) & (state.buckets.shape[0] - 1)
 
 
-@njit(cache=True)
+@kernel
 def bucket_add(state, k, row):
     """Make the lot findable by its id."""
     lots = state.lots
@@ -127,7 +127,7 @@ def bucket_add(state, k, row):
     state.buckets[at] = row
 
 
-@njit(cache=True)
+@kernel
 def bucket_remove(state, k, row):
     """Make it not findable any more."""
     lots = state.lots
@@ -140,7 +140,7 @@ def bucket_remove(state, k, row):
         state.buckets[bucket_of(state, k, lots[row].open_sequence, lots[row].open_leg)] = following
 
 
-@njit(cache=True)
+@kernel
 def lot_find(state, k, open_sequence, open_leg):
     """Row of the key's oldest open lot with that id, or -1. (Parts of one lot may come back by transfers: then several have it.)"""
     lots = state.lots
@@ -154,7 +154,7 @@ def lot_find(state, k, open_sequence, open_leg):
     return found
 
 
-@njit(cache=True)
+@kernel
 def lot_held(state, k, open_sequence, open_leg):
     """Size of what is open of the lot with that id, over all its parts."""
     lots = state.lots
@@ -167,7 +167,7 @@ def lot_held(state, k, open_sequence, open_leg):
     return held
 
 
-@njit(cache=True)
+@kernel
 def lot_insert(state, k, row):
     """Put a filled row into the list of key `k`, and into the heap or the id index if its method needs one."""
     lots, keys = state.lots, state.keys
@@ -196,7 +196,7 @@ def lot_insert(state, k, row):
         bucket_add(state, k, row)
 
 
-@njit(cache=True)
+@kernel
 def lot_remove(state, k, row):
     """Take a lot out of the list and give its row back. On a HIFO key it must be the heap's root."""
     lots, keys = state.lots, state.keys
@@ -217,7 +217,7 @@ def lot_remove(state, k, row):
     lot_give_row(state, row)
 
 
-@njit(cache=True)
+@kernel
 def lots_clear(state, k):
     """Give back every lot of key `k`."""
     row = np.int64(state.keys[k].oldest)
@@ -233,7 +233,7 @@ def lots_clear(state, k):
     state.keys[k].open_lots = 0
 
 
-@njit(cache=True)
+@kernel
 def lots_reorder(state, k, method):
     """Change the method by which the key's lots are found: leave the old heap or index, build the new one."""
     lots, keys = state.lots, state.keys

@@ -9,14 +9,15 @@ applied twice, none is skipped. Source: design.md section 4.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pks.base.errors import Code
 from pks.engine.lots.apply import fee_add, fee_refusal, is_base_fee, trade
+from pks.engine.lots.kernel import kernel
 from pks.engine.lots.keys import key_at, key_find, locked_until, mark_changed, mark_dirty, refuse, shard_of
 from pks.engine.lots.money import fee_amount
 from pks.engine.lots.state import (
     ACCOUNTS_COUNT,
+    ANCHOR_EVENTS,
     CANCELLED_COUNT,
     CHANGED,
     CHANGED_ACCOUNTS,
@@ -46,9 +47,10 @@ DERIVE = 1  # keys wait for a re-derivation, now
 SPECIAL = 2  # the event at `next` acts on many keys or on reference data: apply it, then go on behind it
 ROOM = 3  # a table is too small for the event at `next`: grow it, then go on
 FULL = 4  # the results are full: take them, then go on
+ANCHOR = 5  # the event at `next` is the first of a later date on a key with many: keep a copy of the key, then go on
 
 
-@njit(cache=True)
+@kernel
 def has_room(state, open_lots, out):
     """0, or ROOM or FULL: can one more event be applied to a key with that many open lots?"""
     if (
@@ -70,7 +72,14 @@ def has_room(state, open_lots, out):
     return 0
 
 
-@njit(cache=True)
+@kernel
+def wants_anchor(state, k, date):
+    """Is an event of that date the first of a later one, and were there many since the last anchor?"""
+    key = state.keys[k]
+    return date > key.last_date and key.dirty == 0 and key.trades_count - key.anchor >= state.meta[ANCHOR_EVENTS]
+
+
+@kernel
 def may_refuse(state, k):
     """Can an event of the key be refused for what it meets there? Then each is judged before the next one is looked at."""
     for i in range(state.meta[METHODS_COUNT]):
@@ -79,7 +88,7 @@ def may_refuse(state, k):
     return False
 
 
-@njit(cache=True)
+@kernel
 def place_trade(state, out, k, e):
     """A TRADE, ALLOCATION or OPENING: applied if it falls last in its key's order. True if the key must be derived at once."""
     key = state.keys[k]
@@ -101,7 +110,7 @@ def place_trade(state, out, k, e):
     return False
 
 
-@njit(cache=True)
+@kernel
 def place_fee(state, out, k, e):
     """A FEE that changes no quantity and no cost: judged and added where it comes."""
     hi, lo = fee_amount(e.fee_raw, e.fee_scale)
@@ -115,7 +124,7 @@ def place_fee(state, out, k, e):
     state.keys[k].judged = e.sequence
 
 
-@njit(cache=True)
+@kernel
 def place_correction(state, out, k, e):
     """An AMEND, CANCEL or FEE of a trade on key `k`. True if the key must be derived at once."""
     key = state.keys[k]
@@ -139,7 +148,7 @@ def place_correction(state, out, k, e):
     return may_refuse(state, k)
 
 
-@njit(cache=True)
+@kernel
 def run(state, out, events, mask, first, last, shard, shards):
     """Apply events first..last (record n at `events[n & mask]`) that belong to `shard` of `shards`.
 
@@ -157,6 +166,8 @@ def run(state, out, events, mask, first, last, shard, shards):
                 lack = has_room(state, state.keys[k].open_lots if k >= 0 else 0, out)
                 if lack != 0:
                     return n, lack
+                if k >= 0 and wants_anchor(state, k, np.int64(e.effective_date)):
+                    return n, ANCHOR
                 if k < 0:
                     k = key_at(state, e.book_id, e.instrument_id, np.int64(e.effective_date), e.sequence)
                 derive = place_trade(state, out, k, e)

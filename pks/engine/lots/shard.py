@@ -6,6 +6,7 @@ the same object in an accumulator, in the shadow, in an as-of question and in `p
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,10 @@ from pks.engine.lots.fold import (
     changed_sets,
     common,
     fold_key,
+    holds,
     install,
+    lots_of,
+    put_key,
     reissue,
     rescale_moves,
     resolve,
@@ -41,7 +45,7 @@ from pks.engine.lots.keys import (
     shard_of,
 )
 from pks.engine.lots.pool import bucket_add
-from pks.engine.lots.run import DERIVE, ROOM, SPECIAL, place_fee, run
+from pks.engine.lots.run import ANCHOR, DERIVE, ROOM, SPECIAL, place_fee, run, wants_anchor
 from pks.engine.lots.state import (
     ACCOUNTS_COUNT,
     CANCELLED_COUNT,
@@ -71,7 +75,12 @@ from pks.layouts.codes import Kind, MatchFlag, MatchKind, Method, Oversell
 from pks.layouts.match import MATCH
 from pks.layouts.refdata import METHOD_CHANGE
 
-FILLS = (Kind.TRADE, Kind.ALLOCATION, Kind.OPENING)
+ANCHORS_MAX = 10
+"""Anchors of one key (design section 4)."""
+
+ANCHOR_LOTS_MAX = 1 << 18
+"""Lots in all anchors of a shard: 25 MB; a key with more than half of them has none and is walked whole, 0.1 s for 100,000 events."""
+
 CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
 OF_INSTRUMENT = (Kind.ACTION, Kind.FIXING)
 
@@ -168,6 +177,17 @@ class Fold:
         return scratch._replace(lots=lots, **own)
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """A key as it was before its first event of a date: where a walk back for a correction of that date or a later one may stop."""
+
+    date: int
+    sequence: int  # that first event
+    key: Array  # KEY[1]
+    lots: Array  # LOT[n], oldest first
+    accounts: Array  # ACCOUNT[n], ascending
+
+
 def _nothing(_: Results) -> None:
     """For folds whose matches nobody wants."""
 
@@ -190,6 +210,9 @@ class Shard:
     wait_for_set: Callable[[int, int], MovedSet] | None = None  # (transfer, version) from another shard
     ready: Callable[[int], None] | None = None  # make sure that `records` holds every event up to this one
     applying: int = 0  # the event that `special` is about
+    anchors: dict[int, list[Anchor]] = field(default_factory=dict)  # by key row, oldest first
+    anchors_order: deque[tuple[int, Anchor]] = field(default_factory=deque)
+    anchors_lots: int = 0  # lots in `anchors_order`
 
     @property
     def sequence(self) -> int:
@@ -211,6 +234,9 @@ class Shard:
                 self.grow(self._lots_of(events[following & mask]))
             elif reason == DERIVE:
                 self.derive_dirty()
+            elif reason == ANCHOR:
+                e = events[following & mask]
+                self.anchor(int(key_find(self.state, int(e["book_id"]), int(e["instrument_id"]))), int(e["effective_date"]), following)
             elif reason == SPECIAL:
                 self.derive_dirty()  # such an event finds every key derived up to it, wherever its batch began
                 self.special(events[following & mask])
@@ -304,31 +330,77 @@ class Shard:
         for k in waiting:
             self.derive(k, self.sequence)
 
-    def sequences_of(self, k: int) -> Array:
-        """Ascending sequences of every event of key `k`, its instrument's among them."""
+    def anchor(self, k: int, date: int, sequence: int) -> None:
+        """Keep key `k` as it is before event `sequence`, its first of a later date. Bounded: the oldest anchors go."""
+        key = self.state.keys[k]
+        key["anchor"] = key["trades_count"]
+        if int(key["open_lots"]) > ANCHOR_LOTS_MAX // 2:
+            return
+        rows, row = [], int(key["accounts"])
+        while row >= 0:
+            rows.append(row)
+            row = int(self.state.accounts[row]["next"])
+        made = Anchor(date, sequence, self.state.keys[k : k + 1].copy(), lots_of(self.state, k), self.state.accounts[rows])
+        self.anchors.setdefault(k, []).append(made)
+        self.anchors_order.append((k, made))
+        self.anchors_lots += len(made.lots)
+        if len(self.anchors[k]) > ANCHORS_MAX:
+            self.anchors[k].pop(0)
+        while self.anchors_lots > ANCHOR_LOTS_MAX:
+            of_key, oldest = self.anchors_order.popleft()
+            self.anchors_lots -= len(oldest.lots)
+            if self.anchors[of_key] and self.anchors[of_key][0] is oldest:
+                self.anchors[of_key].pop(0)
+
+    def _anchor_before(self, k: int, date: int, sequence: int) -> None:
+        if wants_anchor(self.state, k, date):
+            self.anchor(k, date, sequence)
+
+    def _holding_anchor(self, k: int, at: int) -> tuple[Anchor | None, Array]:
+        """The newest anchor of key `k` that still holds, and the sequences to fold from there; those that hold no more are dropped."""
+        key, kept = self.state.keys[k], self.anchors.get(k, [])
+        class_id = int(self.state.instruments[int(key["instrument_id"])]["asset_class_id"])
+        changes = changes_of(self.state, int(key["book_id"]), class_id, at)
+        while kept:
+            newest = kept[-1]
+            sequences = self.sequences_of(k, newest.sequence - 1)
+            if holds(self.records, self.mask, sequences, changes, newest.date, newest.sequence):
+                return newest, sequences
+            kept.pop()
+        return None, self.sequences_of(k)
+
+    def sequences_of(self, k: int, before: int = 0) -> Array:
+        """Ascending sequences > `before` of every event of key `k`, its instrument's among them."""
         key = self.state.keys[k]
         chain = int(self.state.instruments[int(key["instrument_id"])]["chain"])
         into = np.empty(max(1024, 2 * int(key["trades_count"])), np.int64)
         while True:
-            count = walk(self.records, self.mask, int(key["book_id"]), int(key["instrument_id"]), int(key["chain"]), chain, 0, into)
+            count = walk(self.records, self.mask, int(key["book_id"]), int(key["instrument_id"]), int(key["chain"]), chain, before, into)
             if count >= 0:
                 return np.sort(into[:count])
             into = np.empty(4 * len(into), np.int64)
 
-    def fold(self, k: int, sequences: Array, known: int, judged: int, time_max: int = int(TIME_MAX)) -> Fold:
-        """Key `k` about to be folded on the side from `sequences`, as known at `known` and as of `time_max`."""
+    def fold(self, k: int, sequences: Array, known: int, judged: int, time_max: int = int(TIME_MAX), anchor: Anchor | None = None) -> Fold:
+        """Key `k` about to be folded on the side from `sequences`, as known at `known` and as of `time_max`; they go on from `anchor`."""
         state, key = self.state, self.state.keys[k]
         book_id, instrument_id = int(key["book_id"]), int(key["instrument_id"])
         resolved = resolve(state, self.records, self.mask, sequences, book_id, instrument_id, known, time_max)
         entries, versions, fee_first, fee_next, fees = resolved
         changes = changes_of(state, book_id, int(state.instruments[instrument_id]["asset_class_id"]), known)
         moves, move_first, move_count = self._moves(entries, versions, book_id)
-        scratch = _scratch(state, len(entries) + len(moves) + 8, 2 * len(entries) + 8)
+        lots, accounts = (len(anchor.lots), len(anchor.accounts)) if anchor is not None else (0, 0)
+        scratch = _scratch(state, len(entries) + len(moves) + lots + 8, 2 * len(entries) + accounts + 8)
         key_clear(scratch, 0, book_id, instrument_id, Method.FIFO)
         scratch.books[book_id]["oversell"], scratch.books[book_id]["fees_in_cost"] = Oversell.FLIP, 0
+        taken = 0
+        if anchor is not None:
+            put_key(scratch, anchor.key[0], anchor.lots, anchor.accounts)
+            taken = int((changes[:, 0] < anchor.date).sum())
+            if taken:
+                scratch.books[book_id]["oversell"], scratch.books[book_id]["fees_in_cost"] = changes[taken - 1, 3], changes[taken - 1, 4]
         return Fold(
             scratch,
-            new_results(2 * len(entries) + len(moves) + 64, 8),
+            new_results(2 * len(entries) + len(moves) + lots + 64, 8),
             entries,
             versions,
             fee_first,
@@ -340,6 +412,7 @@ class Shard:
             move_count,
             judged,
             np.zeros(len(entries) + 1, np.int64),
+            change_at=taken,
         )
 
     def _moves(self, entries: Array, versions: Array, book_id: int) -> tuple[Array, Array, Array]:
@@ -377,12 +450,14 @@ class Shard:
         if self.ready is not None:
             self.ready(at)
         judged = int(self.state.keys[k]["judged"])
-        sequences = self.sequences_of(k)
         if old_policy is None:
-            old = self.fold(k, sequences, judged, judged)
+            anchor, sequences = self._holding_anchor(k, at)
+            old = self.fold(k, sequences, judged, judged, anchor=anchor)
         else:
+            self.anchors.pop(k, None)
+            anchor, sequences = None, self.sequences_of(k)
             old = self._fold_in_old_scales(k, sequences, judged, old_policy)
-        new = self.fold(k, sequences, at, judged)
+        new = self.fold(k, sequences, at, judged, anchor=anchor)
         same = int(
             common(
                 old.entries,
@@ -403,14 +478,14 @@ class Shard:
             self._past(k, *old.run(same, keep=False))
             new.scratch, new.at, new.change_at = old.copy_scratch(), old.at, old.change_at
         if new.run()[0]:
-            self._judge(k, sequences, judged, at)
-            new = self.fold(k, sequences, at, at)
+            self._judge(k, sequences, judged, at, anchor)
+            new = self.fold(k, sequences, at, at, anchor=anchor)
             self._past(k, *new.run())
         new.finish()
         if old_policy is None:
             self._past(k, *old.run())
         self._reissue(k, old, new, same, judged)
-        self._install(k, new, sequences, at, touched)
+        self._install(k, new, sequences, at, touched, int(anchor.key[0]["last_date"]) if anchor is not None else 0)
         return new
 
     def _fold_in_old_scales(self, k: int, sequences: Array, judged: int, old_policy: Any) -> Fold:
@@ -430,10 +505,10 @@ class Shard:
             key = self.state.keys[k]
             raise Fatal(f"key {key['book_id']}/{key['instrument_id']}: its own past does not fold, code {code} at {blamed}")
 
-    def _judge(self, k: int, sequences: Array, judged: int, at: int) -> None:
+    def _judge(self, k: int, sequences: Array, judged: int, at: int, anchor: Anchor | None) -> None:
         """Judge the key's new events one after another, each by the fold of the events up to it."""
         for sequence in sequences[(sequences > judged) & (sequences <= at)].tolist():
-            code, _ = self.fold(k, sequences, sequence, judged).run()
+            code, _ = self.fold(k, sequences, sequence, judged, anchor=anchor).run()
             if code:
                 e = self.records[sequence & self.mask]
                 self._room()
@@ -451,8 +526,8 @@ class Shard:
             return int(key_verdict(int(key["book_id"]), int(key["instrument_id"]), sequence))
         return sequence
 
-    def _install(self, k: int, new: Fold, sequences: Array, at: int, touched: bool) -> None:
-        """Put the new fold in place of the key."""
+    def _install(self, k: int, new: Fold, sequences: Array, at: int, touched: bool, anchor_date: int) -> None:
+        """Put the new fold in place of the key. `anchor_date`: the last date of what it was folded on."""
         state, scratch = self.state, new.scratch
         while state.meta[LOTS_USED] + int(scratch.keys[0]["open_lots"]) + 4 > len(self.state.lots):
             self.grow_lots(2 * len(self.state.lots))
@@ -463,7 +538,7 @@ class Shard:
         last = self._last_accepted(k, sequences, at) if not touched else at
         install(self.state, self.out, k, scratch, max(last, int(key["last_sequence"])))
         instrument = self.state.instruments[int(key["instrument_id"])]
-        dates = [int(instrument["last_action_date"]), *new.changes[:, 0].tolist()]
+        dates = [anchor_date, int(instrument["last_action_date"]), *new.changes[:, 0].tolist()]
         if len(new.entries):
             dates.append(int(new.entries["effective_date"].max()))
         key["last_date"], key["dirty"], key["judged"] = max(0, *dates), 0, at
@@ -569,6 +644,7 @@ class Shard:
         if code:
             refuse(self.state, self.out, e, sequence, code)
         elif kind == Kind.TRANSFER and e["effective_date"] >= key["last_date"]:
+            self._anchor_before(k, int(e["effective_date"]), sequence)
             first = int(self.out.counts[MATCHES])
             code = int(give(self.state, self.out, k, e, False))
             key["last_date"], key["judged"] = e["effective_date"], sequence
@@ -614,6 +690,7 @@ class Shard:
             key["cause"] = sequence
             self.derive(k, sequence)
             return
+        self._anchor_before(k, int(e["effective_date"]), sequence)
         moves = self.moved(original, sequence)
         while self.state.meta[LOTS_USED] + len(moves) + 4 > len(self.state.lots):
             self.grow_lots(2 * len(self.state.lots))
@@ -659,6 +736,7 @@ class Shard:
                 key["cause"] = sequence
                 self.derive(k, sequence)
                 continue
+            self._anchor_before(k, date, sequence)
             first = int(self.out.counts[MATCHES])
             code = int(split(self.state, self.out, k, e, False) if is_action else settle(self.state, k, e))
             key["last_date"], key["judged"] = date, sequence

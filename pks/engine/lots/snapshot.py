@@ -61,7 +61,7 @@ def _scatter(state, chosen, keys, lots, lot_ends, accounts, account_ends):
         state.keys[k] = keys[source]
         key = state.keys[k]
         key.oldest, key.newest, key.heap, key.accounts, key.open_lots = -1, -1, -1, -1, 0
-        key.slot, key.anchor, key.anchors_count, key.changed = -1, -1, 0, 0
+        key.slot, key.anchor, key.anchors_count, key.changed = -1, 0, 0, 0
         if key.dirty:
             state.dirty[state.meta[DIRTY_COUNT]] = k
             state.meta[DIRTY_COUNT] += 1

@@ -30,6 +30,7 @@ SEQUENCE = 9  # every event up to this one is applied
 LOCKS_COUNT = 10
 LOTS_TOP = 11  # rows from here on were never used
 DIRTY_COUNT = 12
+ANCHOR_EVENTS = 13  # trades of a key after which a later date is worth an anchor
 META_CELLS = 16
 
 # counts: int64 cells of a run's results
@@ -38,6 +39,10 @@ VERDICTS = 1
 CHANGED = 2
 CHANGED_ACCOUNTS = 3
 COUNT_CELLS = 8
+
+
+ANCHOR_EVENTS_MIN = 256
+"""Folding so few trades again costs less than keeping a copy of the lots."""
 
 
 class State(NamedTuple):
@@ -97,6 +102,7 @@ def new_state(keys: int, lots: int, accounts: int, instruments: int, books: int,
     state.instruments["first_key"] = -1
     state.books["first_key"] = -1
     state.meta[LOTS_FREE] = -1
+    state.meta[ANCHOR_EVENTS] = ANCHOR_EVENTS_MIN
     return state
 
 

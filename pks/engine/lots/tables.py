@@ -10,15 +10,16 @@ from __future__ import annotations
 from numba import njit
 
 from pks.base.units import mix_64
+from pks.engine.lots.kernel import inlined, kernel
 
 
-@njit(cache=True, inline="always")
+@inlined
 def packed(book_id, instrument_id):
     """(book, instrument) as one int64; never 0, since ids start at 1."""
     return (int(book_id) << 32) | int(instrument_id)
 
 
-@njit(cache=True)
+@kernel
 def pair_find(table, key):
     """Value beside `key` in `table` (int64[slots, 2]), or -1."""
     mask = table.shape[0] - 1
@@ -30,7 +31,7 @@ def pair_find(table, key):
     return -1
 
 
-@njit(cache=True)
+@kernel
 def pair_set(table, key, value):
     """Put `value` beside `key`; True if the key is new."""
     mask = table.shape[0] - 1

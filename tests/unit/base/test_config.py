@@ -69,6 +69,7 @@ def test_tables_by_worker(file: Path) -> None:
 def test_every_setting_has_its_variable_and_its_place_in_the_file(file: Path) -> None:
     values: dict[str, object] = {
         "data_dir": "/x", "instance": "x", "shards": 2, "wait": "park", "wait_of": {"a": "spin"}, "cores": {"a": 1}, "edges": "external",
+        "desk": "demo", "demo_rate": 2.5,
         "stop_timeout": 9, "checkpoint_events": 2048, "dedup_keys": 8192, "shm.group": "g", "shm.sizes": "small", "shm.events": 1 << 15,
         "shm.matches": 64, "shm.updates": 64, "shm.positions": 64, "shm.instruments": 64, "shm.books": 64, "shm.accounts": 64,
         "journal.segment_records": 1 << 14, "journal.retention_days": 1,

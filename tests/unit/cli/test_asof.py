@@ -10,7 +10,7 @@ import pytest
 
 from pks.cli.past import Moment, moment_as_of, moment_of, settle
 from pks.engine.lots.snapshot import export_state, import_state
-from pks.engine.lots.state import KEYS_COUNT, new_state
+from pks.engine.lots.state import KEYS_COUNT
 from pks.layouts.state import ACCOUNT, KEY
 from pks.workers.dump import dump_events
 from pks.workers.positions import Positions
@@ -18,9 +18,10 @@ from tests.engine_compare import Told, key_name, our_key, their_key
 from tests.engine_script import RandomDay
 from tests.oracle.model import Model, Snapshot
 
+pytestmark = pytest.mark.timeout(600)  # the kernels compile at their first call, on a busy machine for minutes
+
 STEPS = 60
 QUESTIONS = 4
-EMPTY = export_state(new_state(1, 1, 1, 64, 64))
 
 
 def differences(ours: dict[tuple[str, str], Told], snapshot: Snapshot) -> list[str]:
@@ -36,9 +37,9 @@ def differences(ours: dict[tuple[str, str], Told], snapshot: Snapshot) -> list[s
     return lines
 
 
-def as_of_keys(moment: Moment) -> dict[tuple[str, str], Told]:
+def as_of_keys(folded: Positions, moment: Moment) -> dict[tuple[str, str], Told]:
     """Each key of the moment, as a state of its own so that it is told in the same words."""
-    found = {}
+    found, whole = {}, export_state(folded.shard.state)
     for key in moment.keys:
         ids = (int(key["book_id"]), int(key["instrument_id"]))
         lots, held = moment.lots(*ids), moment.held[(moment.held["book_id"] == ids[0]) & (moment.held["instrument_id"] == ids[1])]
@@ -46,7 +47,7 @@ def as_of_keys(moment: Moment) -> dict[tuple[str, str], Told]:
         accounts["account_id"], accounts["qty_raw"] = held["account_id"], held["qty_raw"]
         ends = np.array([len(lots)], np.int64), np.array([len(held)], np.int64)
         arrays = {"keys": np.array([key], KEY), "lots": lots, "lot_ends": ends[0], "accounts": accounts, "account_ends": ends[1]}
-        state = import_state(EMPTY | arrays)
+        state = import_state(whole | arrays)
         assert int(lots["qty_raw"].sum()) == int(held["qty_raw"].sum()) == int(key["qty_raw"])
         found[key_name(key, moment.catalogue)] = our_key(state, 0, moment.catalogue) | {"last_sequence": int(key["last_sequence"])}
     return found
@@ -74,8 +75,8 @@ def test_random_days_at_random_moments(seed: int, number: int, tmp_path: Path) -
         settle(folded)
         where = f"seed {seed}, as of {time_ns}, known at {known} of {last}"
         for moment_ns in (time_ns, 2**63 - 1):
-            assert differences(as_of_keys(moment_as_of(folded, moment_ns)), Model.as_of(events, moment_ns, known)) == [], where
-        keys, snapshot = as_of_keys(moment_of(folded)), Model.as_of(events, None, known)
+            assert differences(as_of_keys(folded, moment_as_of(folded, moment_ns)), Model.as_of(events, moment_ns, known)) == [], where
+        keys, snapshot = as_of_keys(folded, moment_of(folded)), Model.as_of(events, None, known)
         assert keys == live_keys(folded)
         untouched = [name for name in keys.keys() - snapshot.last_sequences.keys() if not keys[name]["lots"] and not keys[name]["fees"]]
         for name in untouched:  # a policy changed on a key whose own events were all refused

@@ -8,6 +8,8 @@ import pytest
 
 from tests.unit.cli.conftest import Run, json_of
 
+pytestmark = pytest.mark.timeout(600)  # the kernels compile at their first call, on a busy machine for minutes
+
 BUY = {"type": "TRADE", "trade_id": "a", "side": "BUY", "quantity": "10", "price": "1.5", "time": "2025-03-14T10:00:00Z"}
 SELL = {"type": "TRADE", "trade_id": "b", "side": "SELL", "quantity": "4", "price": "2.25", "time": "2025-03-15T10:00:00Z"}
 REQUEST = {"id": "one", "method": "FIFO", "events": [BUY, SELL]}

@@ -26,6 +26,8 @@ from tests.unit.cli.journals import desk_core, desk_day, write_journal
 from tests.unit.cli.test_positions import make_checkpoint
 from tests.unit.client.small_host import HOUR_NS, SIZES
 
+pytestmark = pytest.mark.timeout(600)  # the kernels compile at their first call, on a busy machine for minutes
+
 RECORD_BYTES, HEADER_BYTES = 256, 4096
 
 

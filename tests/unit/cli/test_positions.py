@@ -21,6 +21,8 @@ from pks.workers.positions import Positions
 from tests.unit.cli.conftest import Run, json_of, running_here
 from tests.unit.client.small_host import SmallHost
 
+pytestmark = pytest.mark.timeout(600)  # the kernels compile at their first call, on a busy machine for minutes
+
 FIELDS = ["book", "instrument", "quantity", "average_price", "cost", "realised_gross", "realised_net", "fees", "open_lots", "currency"]
 FIELDS += ["last_trade_time", "last_sequence"]
 

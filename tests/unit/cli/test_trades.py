@@ -16,6 +16,8 @@ from pks.edges.files.trades import read_trades
 from tests.unit.cli.conftest import Run, json_of
 from tests.unit.cli.journals import Booked, desk_core, desk_day
 
+pytestmark = pytest.mark.timeout(600)  # the kernels compile at their first call, on a busy machine for minutes
+
 LONG_ID = "a trade id of a venue that has much to say about it: ä 0123456789"
 
 

@@ -13,13 +13,42 @@ from hypothesis import strategies as st
 from pks.layouts.segment import WORKER_STATE_MOVES, WORKER_WATCH, CellKind, WorkerState
 from pks.segments import counters
 from pks.segments.counters import BUCKETS, HISTOGRAMS_MAX, SCALARS_MAX, Control, bucket_bound, bucket_of, clip_text, control_bytes
-from pks.segments.errors import CellsFull
+from pks.segments.errors import CellsFull, StaleHost
+from pks.segments.shm import Segment, retire, segment_name
 
 OWNERS = 4
 
 
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    """The kernels of rows and metrics, compiled before a segment begins to grow old."""
+    segment = Segment.create(
+        segment_name("pks-warm-v1", f"warm{os.getpid()}"),
+        layout_name="warm",
+        layout_version=1,
+        layout_hash=1,
+        body_bytes=control_bytes(OWNERS),
+    )
+    segment.go_live()
+    control = Control(segment, OWNERS)
+    while not segment_is_read(control):
+        segment.beat()
+    segment.close()
+    retire(segment.name)
+
+
+def segment_is_read(control: Control) -> bool:
+    """Whether writing and reading a row took no longer than a heartbeat may be old."""
+    try:
+        control.watch(1, name="warm", state=WorkerState.STARTING)
+        control.report(1).write(pid=1)
+        return len(control.workers()) == 1
+    except StaleHost:
+        return False
+
+
 @pytest.fixture
-def control(make_segment) -> Control:
+def control(make_segment, compiled) -> Control:
     segment = make_segment(control_bytes(OWNERS))
     made = Control(segment, OWNERS)
     segment.beat()
