@@ -34,9 +34,10 @@ COMMON: dict[str, Any] = {"quote_factor": "1", "negative_price": False, "zero_pr
 class RandomDay:
     """Books random events into `core`, one group a step."""
 
-    def __init__(self, seed: int, folder: Path, *, calm: bool = False, batch: int = 1, core: Core | None = None) -> None:
+    def __init__(self, seed: int, folder: Path, *, calm: bool = False, batch: int = 1, late: float = 0.25) -> None:
         self.chance = random.Random(seed)
-        self.core = core or Core(folder, batch=batch, keys=4, lots=8)
+        self.core = Core(folder, batch=batch, keys=4, lots=8)
+        self.late = late  # how often an event has any day of the six
         self.calm = calm  # no transfers and no changes of policy
         self.number, self.codes = 0, []  # type: int, list[int]
         self.trades: list[str] = []
@@ -130,7 +131,7 @@ class RandomDay:
     def _day(self) -> int:
         steps = len(self.codes)
         usual = min(DAYS - 1, steps // 20)
-        return usual if self.chance.random() < 0.75 else self.chance.randrange(DAYS)
+        return usual if self.chance.random() >= self.late else self.chance.randrange(DAYS)
 
     def _time(self, day: int) -> str:
         return format_time((DAY_0 + day) * NS_PER_DAY + (self.number % 80_000) * 10**9)
@@ -229,7 +230,7 @@ class RandomDay:
             ("quantity", 0.5, lambda: str(self.chance.randint(1, 20))),
             ("price", 0.5, lambda: self._price(instrument)),
             ("side", 0.2, lambda: self.chance.choice(("BUY", "SELL"))),
-            ("business_date", 0.25, lambda: format_date(DAY_0 + self.chance.randrange(DAYS))),
+            ("business_date", self.late, lambda: format_date(DAY_0 + self.chance.randrange(DAYS))),
             ("book", 0.1, lambda: self.chance.choice(BOOKS)),
         ):
             if self.chance.random() < odds:

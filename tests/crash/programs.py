@@ -38,13 +38,14 @@ def watch(instance: str, file: Path) -> None:
         except NOT_THERE:
             time.sleep(0.01)
             continue
-        seen["lives"] += 1
         last: dict[int, tuple[int, int]] = {}
+        before_samples = seen["samples"]
         while not ended:
             try:
                 rows = table.rows()
                 records = table.snapshot(rows)
             except StaleHost:
+                time.sleep(0.01)
                 break
             except UnstableSlot as error:
                 seen["went_back"].append(f"unstable: {error}")
@@ -57,6 +58,7 @@ def watch(instance: str, file: Path) -> None:
                 last[row] = sequence, version
             seen["samples"] += 1
             time.sleep(0.002)
+        seen["lives"] += seen["samples"] > before_samples
     file.write_text(json.dumps(seen))
 
 

@@ -502,9 +502,7 @@ def _judge_answers(view: JournalView, feeder: Feeder, model: Model) -> None:
             assert len(told) <= 1, f"{sending.group[0]} was answered with events {told}"
     _judge_keys(records, last)
     at_once = (
-        sending.answers[0]
-        for sending in feeder.sendings
-        if sending.kind not in CORRECTIONS and len(sending.answers) == sending.sent_count
+        sending.answers[0] for sending in feeder.sendings if sending.kind not in CORRECTIONS and len(sending.answers) == sending.sent_count
     )
     in_order = [int(reply["sequence"]) for reply in at_once if int(reply["code"]) == Code.ACCEPTED]
     assert in_order == sorted(in_order), "what was accepted at once has the order in which it was sent"

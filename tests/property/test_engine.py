@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pks.engine.lots.check import check_state, state_hash
+from pks.engine.lots.shard import Shard
 from pks.engine.lots.snapshot import export_state, import_state
 from pks.engine.lots.state import ANCHOR_EVENTS, LOTS_USED
 from pks.layouts.codes import Flag
@@ -29,8 +30,8 @@ Number = Callable[[int], int]
 def made(tmp_path: Path, seed: int) -> Callable[..., RandomDay]:
     """A random day of STEPS groups: made(number) is another one for each number of this run's seed."""
 
-    def make(number: int, steps: int = STEPS, *, batch: int = 1, calm: bool = False) -> RandomDay:
-        day = RandomDay(seed + number, tmp_path / str(number), batch=batch, calm=calm)
+    def make(number: int, steps: int = STEPS, **options: Any) -> RandomDay:
+        day = RandomDay(seed + number, tmp_path / str(number), **options)
         for _ in range(steps):
             day.step()
         day.core.flush()
@@ -188,16 +189,26 @@ def test_the_end_of_time_is_the_live_state_without_transfers(number: int, made: 
             assert one.key[name] == key[name], name
 
 
-@pytest.mark.parametrize("number", range(10))
-def test_anchors_change_nothing(number: int, made: Callable[..., RandomDay]) -> None:
-    core = made(number, batch=3).core
-    for events in (1, 2**40):
-        fold = Fold(core.records, 2)
-        for position in fold.positions:
-            position.shard.state.meta[ANCHOR_EVENTS] = events
-        fold.apply(1, core.sequence)
-        assert total_hash(fold) == total_hash(core.fold)
-        assert fold.verdicts == core.verdicts
-        assert same_matches(fold, core.fold)
-        taken = sum(len(anchors) for position in fold.positions for anchors in position.shard.anchors.values())
-        assert (taken > 0) == (events == 1)
+def test_anchors_change_nothing(made: Callable[..., RandomDay], monkeypatch: pytest.MonkeyPatch) -> None:
+    used = 0
+    holding = Shard._holding_anchor
+
+    def counted(shard: Shard, k: int, at: int) -> Any:
+        nonlocal used
+        found = holding(shard, k, at)
+        used += found[0] is not None
+        return found
+
+    monkeypatch.setattr(Shard, "_holding_anchor", counted)
+    for number in range(12):
+        core = made(number, 2 * STEPS, batch=2, late=0.02, calm=number % 3 > 0).core
+        for events in (1, 2**30):
+            fold, before = Fold(core.records, 2), used
+            for position in fold.positions:
+                position.shard.state.meta[ANCHOR_EVENTS] = events
+            fold.apply(1, core.sequence)
+            assert total_hash(fold) == total_hash(core.fold)
+            assert fold.verdicts == core.verdicts
+            assert same_matches(fold, core.fold)
+            assert events == 1 or used == before
+    assert used > 50, "corrections did stop at anchors"
