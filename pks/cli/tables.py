@@ -158,8 +158,13 @@ def write_csv(columns: Sequence[Column], rows: Iterable[Row]) -> None:
         try:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow([column.name for column in columns])
+            names = [column.name for column in columns]
+            maps = [place for place, column in enumerate(columns) if column.kind == "map"]
             for row in rows:
-                writer.writerow([cell(row.get(column.name)) for column in columns])
+                values = list(map(row.get, names))
+                for place in maps:
+                    values[place] = cell(values[place])
+                writer.writerow(values)
             text.flush()
         finally:
             text.detach()

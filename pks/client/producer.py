@@ -76,8 +76,10 @@ def read_definitions(view: JournalView, table: Any) -> Iterator[tuple[Subject, i
 def read_catalogue(host: Host, data_dir: Path) -> Catalogue:
     """The reference data of the running system as it is now."""
     catalogue = Catalogue()
-    view = JournalView(Paths(data_dir).journal)
-    for subject, row_id, sequence, definition in read_definitions(view, host.refdata):
+    rows = list(read_definitions(JournalView(Paths(data_dir).journal), host.refdata))
+    for subject, row_id, _, definition in sorted(rows, key=lambda row: row[:2]):  # what is named before what names it
+        catalogue.apply(subject, row_id, definition, 0)
+    for subject, row_id, sequence, definition in rows:
         catalogue.apply(subject, row_id, definition, sequence)
     return catalogue
 

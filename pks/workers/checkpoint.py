@@ -164,9 +164,18 @@ def check_not_beyond(directory: Path, last: int) -> None:
 
 
 def load_definitions(checkpoint: Checkpoint, take: Any) -> None:
-    """Call take(subject, row id, sequence, definition) for every definition, in the order of their events."""
-    for subject, row_id, sequence, text in checkpoint.facts["definitions"]:
-        take(Subject(subject), row_id, sequence, decode(text.encode()))
+    """Call take(subject, row id, sequence, definition) for every definition, in the order of their latest events.
+
+    Before that once for each, with sequence 0 and in an order in which what is named comes before what names it: a row that was
+    defined again later than those that name it would come too late by its event.
+    """
+    rows = [
+        (Subject(subject), row_id, sequence, decode(text.encode())) for subject, row_id, sequence, text in checkpoint.facts["definitions"]
+    ]
+    for subject, row_id, _, definition in sorted(rows, key=lambda row: row[:2]):  # subjects are numbered in that order
+        take(subject, row_id, 0, definition)
+    for row in rows:
+        take(*row)
 
 
 def load_booking(booking: Booking, checkpoint: Checkpoint) -> None:

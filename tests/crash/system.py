@@ -331,6 +331,19 @@ class Feeder:
 class LiveDay(RandomDay):
     """A random day of a running system. No finer scales: a repeat is made with the scales that it was first made with."""
 
+    def __init__(self, seed: int, feeder: Feeder) -> None:
+        self._feeder = feeder
+        super().__init__(seed, feeder.system.data_dir / "core that is not used")
+
+    @property
+    def core(self) -> Any:
+        """What RandomDay books into."""
+        return self._feeder
+
+    @core.setter
+    def core(self, made: Any) -> None:
+        """The core in this process that RandomDay makes is not wanted."""
+
     def _rescale(self) -> None:
         self._trade()
 

@@ -32,7 +32,7 @@ def kill_through_a_day(system: System, seed: int, kills: int) -> str:
     system.start()
     feeder, watcher = Feeder(system, seed), Watcher(system)
     try:
-        day = LiveDay(seed, system.data_dir, core=feeder)  # type: ignore[arg-type]
+        day = LiveDay(seed, feeder)
         victims = choose_victims(chance, kills, system.shards)
         for victim in victims:
             for _ in range(chance.randint(20, 160)):
@@ -65,6 +65,7 @@ def system(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[System]:
     yield from a_system(tmp_path, f"kill{shards}", shards=str(shards))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_twenty_kills(system: System, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     said = kill_through_a_day(system, seed, 20)

@@ -32,6 +32,8 @@ def differences(ours: dict[tuple[str, str], Told], snapshot: Snapshot) -> list[s
             lines.append(f"{name}: the model's only")
             continue
         theirs = their_key(snapshot.states[name], ours[name]) | {"last_sequence": last}
+        if not theirs["lots"]:  # what a flat key would go by next shows nowhere
+            theirs["method"] = ours[name]["method"]
         pairs = {field: (ours[name][field], theirs[field]) for field in theirs}
         lines += [f"{name} {field}: {here} here, {there} there" for field, (here, there) in pairs.items() if here != there]
     return lines

@@ -92,4 +92,4 @@ def test_dump_of_what_is_not_there(small) -> None:
     ran = pks("dump", "nothing", "--instance", small.instance)
     assert ran.exit_code == 2
     assert "no segment 'nothing'" in ran.stderr and "pks-positions-v1" in ran.stderr
-    assert "not running" in pks("dump", "positions", "--instance", "nobody").stderr
+    assert "is the system running?" in pks("dump", "positions", "--instance", "nobody").stderr
