@@ -29,7 +29,7 @@ from pks.workers.booking import Booking
 from pks.workers.positions import Positions
 
 MAGIC = b"PKSCKPT1"
-RULES_VERSION = 1
+RULES_VERSION = 2
 DIGEST_BYTES = 32
 KEPT = 2
 SUFFIX = ".checkpoint"
