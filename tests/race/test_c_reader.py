@@ -143,10 +143,13 @@ def test_the_c_example_watches_a_stream_and_sees_its_end(filler, tmp_path) -> No
     needs_compiler()
     program = compiled(ROOT / "examples" / "read_positions.c", tmp_path / "read_positions")
     with streaming(filler):
-        words = [str(program), "-i", filler.small.instance, "-w", "0.3", BOOK, INSTRUMENT]
-        ran = subprocess.run(words, capture_output=True, text=True, timeout=20)
-        assert ran.returncode == 0, ran.stderr
-    events = [int(line.split()[-1]) for line in ran.stdout.splitlines()]
+        for seconds in ("0.3", "1", "3", "9"):  # on a busy machine the watcher seldom gets a processor
+            words = [str(program), "-i", filler.small.instance, "-w", seconds, BOOK, INSTRUMENT]
+            ran = subprocess.run(words, capture_output=True, text=True, timeout=60)
+            assert ran.returncode == 0, ran.stderr
+            events = [int(line.split()[-1]) for line in ran.stdout.splitlines()]
+            if len(events) > 10:
+                break
     assert len(events) > 10
     assert events == sorted(set(events))
     for line in ran.stdout.splitlines():
