@@ -13,9 +13,9 @@ Readings, where the text leaves room:
   nothing. It is checked before the lot checks of SPECIFIC; a transfer checks the held quantity first too. An opening is
   never refused for policy. A lot named in SPECIFIC must be open, else UNKNOWN_LOT; a lot that was used up is unknown. A
   trade that only opens may name any lot.
-- A correction of an event that was refused is INVALID_TRANSITION. A FEE is judged by policy only when it changes a
-  quantity. An AMEND is judged whole, as if new. A re-entry is never judged by policy. The fee currency limit looks at
-  the whole key, overflow at the event's place.
+- A correction of an event that was refused is INVALID_TRANSITION. A FEE is never refused for policy. An AMEND is judged
+  whole, as if new. A re-entry is never judged by policy. The fee currency limit looks at the whole key, overflow at the
+  event's place.
 - FEE counts as of T from its own trade time. Moved lots are ranked (lot date, transfer, id).
 - A transfer's fee is the giver's. Within one book it moves account quantities only. What moves at cost leaves and
   enters clearing cost at cost, and closes the receiver's other side at its cost, of which each part takes its share.

@@ -337,7 +337,7 @@ class Model:
         else:
             fee = Fee(sequence, event["fee_currency"], exact(event["fee"]), int(event["trade_time_ns"]))
             entry.added_fees.append(fee)
-            strict = strict and self._fee_changes_quantity(entry, fee)
+            strict = False  # a fee is a fact of the venue's, and was no part of what the policy judged
         keys = list(dict.fromkeys([*self._keys(entry), *old_keys]))
         if entry.kind not in OF_INSTRUMENT:
             self._index(entry, keys)
@@ -354,10 +354,6 @@ class Model:
         if old_handed is not None:
             self.handed[entry.sequence] = old_handed
         self._derive(entry, keys, since, hand_over=False)
-
-    def _fee_changes_quantity(self, entry: Entry, fee: Fee) -> bool:
-        instrument = self.instruments[entry.event["instrument"]]
-        return entry.kind in FILLS and fee.currency == instrument.base_currency != instrument.pnl_currency
 
     # -- deriving ----------------------------------------------------------------------------------------------------------------------
 

@@ -554,14 +554,14 @@ def test_fee_event_rederives_what_followed() -> None:
     assert script.position().cost == 52
 
 
-def test_fee_event_that_would_oversell_is_refused() -> None:
+def test_fee_event_is_never_refused_for_policy() -> None:
     script = Script(oversell="REJECT", base="BTC")
     script.buy("10", "10", trade_id="a")
     x = script.sell("10", "12", 1, trade_id="x")
     script.fee(x, "1 USD", 1)
-    refused = script.fee(x, "0.1 BTC", 1)
-    assert script.model.refused == {refused: "OVERSELL"}
-    assert seen(script.position().quantity, script.position().fees) == (0, {"USD": 1})
+    script.fee(x, "0.1 BTC", 1)
+    assert script.model.refused == {}
+    assert seen(script.position().quantity, script.position().fees) == (Decimal("-0.1"), {"BTC": Decimal("0.1"), "USD": 1})
 
 
 def test_unknown_fee_is_no_fee() -> None:

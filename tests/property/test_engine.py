@@ -138,10 +138,11 @@ def test_the_past_equals_the_oracles(number: int, made: Callable[..., RandomDay]
             known += 1
         time_ns = (DAY_0 + chance.randrange(1, DAYS + 1)) * NS_PER_DAY
         snapshot = Model.as_of(core.dump(known), time_ns)
+        positions = known_at(core.records, -1, core.sequence, known)
         told = {name_of(core, one.key): one for one in as_of(core.records, -1, core.sequence, time_ns, known)}
         for name, theirs in snapshot.states.items():
             if name in snapshot.last_sequences and name in told:
-                assert shown(core, told[name], theirs) == [], name
+                assert shown(positions, told[name], theirs) == [], name
             elif name in snapshot.last_sequences:
                 assert not theirs.lots and not theirs.realised and not theirs.fees, name
 
@@ -151,16 +152,14 @@ def name_of(core: Core, key: Any) -> tuple[str, str]:
     return catalogue.book(int(key["book_id"])).code, catalogue.instrument(int(key["instrument_id"])).code
 
 
-def shown(core: Core, one: Any, theirs: Any) -> list[str]:
-    """What differs between an as-of answer and the oracle's."""
-    state = known_at(core.records, -1, 0).shard.state
+def shown(positions: Any, one: Any, theirs: Any) -> list[str]:
+    """What differs between an as-of answer and the oracle's. positions: what was known then, with its scales."""
     lots, accounts = one.lots.copy(), one.accounts.copy()
     lots["newer"] = [*range(1, len(lots)), -1] if len(lots) else []
     accounts["next"] = [*range(1, len(accounts)), -1] if len(accounts) else []
     keys = np.array([one.key])
     keys["oldest"], keys["accounts"] = 0 if len(lots) else -1, 0 if len(accounts) else -1
-    live = core.positions[0].shard.state
-    ours = our_key(state._replace(keys=keys, lots=lots, accounts=accounts, instruments=live.instruments), 0, core.booking.catalogue)
+    ours = our_key(positions.shard.state._replace(keys=keys, lots=lots, accounts=accounts), 0, positions.catalogue)
     expected = their_key(theirs, ours)
     return [f"{name}: engine {ours[name]}, oracle {expected[name]}" for name in expected if ours[name] != expected[name]]
 

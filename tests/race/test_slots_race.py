@@ -119,8 +119,9 @@ def test_compiled_reads_are_whole(race) -> None:
         wait_for(race.control, WRITTEN, 10 * CHUNK)
         good, torn, unstable, back = read_slots(race.table.slots, 0, race.target, 3_000_000)
         race.control[STOP] = 1
-    assert (torn, unstable, back) == (0, 0, 0)
-    assert good == 3_000_000
+    assert (torn, back) == (0, 0)
+    assert good + unstable == 3_000_000
+    assert unstable < 3_000, "a read that met a new version 1000 times in a row says so; it must stay rare"
     assert race.control[WRITTEN] > 20 * CHUNK
 
 

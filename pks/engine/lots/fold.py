@@ -123,12 +123,11 @@ def resolve(state, records, mask, sequences, book_id, instrument_id, known, time
     """The live versions of the events at `sequences` (ascending), as known at `known` and with trade_time <= time_max.
 
     Returns (entries EVENT[n] in order, versions int64[n], fee_first int64[n], fee_next int64[m], fees EVENT[m]): an entry has its
-    original's sequence and kind; `versions` is the event that made it what it is (of a trade also a FEE that changed its quantity); fees of
-    entry i are chained from fee_first[i].
+    original's sequence and kind; `versions` is the event that made it what it is; fees of entry i are chained from fee_first[i].
     """
     policy = state.instruments[instrument_id]
     size = sequences.shape[0]
-    firsts, rows, versions = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    firsts, versions = np.empty(size, np.int64), np.empty(size, np.int64)
     alive = np.empty(size, np.uint8)
     fee_rows, fee_next = np.empty(size, np.int64), np.empty(size, np.int64)
     fee_first = np.full(size, -1, np.int64)
@@ -144,7 +143,6 @@ def resolve(state, records, mask, sequences, book_id, instrument_id, known, time
             if (kind == TRADE and e.flags & BLOCK) or is_key_refused(state, e, kind, book_id, instrument_id):
                 continue
             firsts[count] = s
-            rows[count] = s
             versions[count] = s
             alive[count] = 1
             count += 1
@@ -155,11 +153,8 @@ def resolve(state, records, mask, sequences, book_id, instrument_id, known, time
             if kind == CANCEL:
                 alive[i] = 0
             elif kind == AMEND:
-                rows[i] = s
                 versions[i] = s
             elif e.trade_time_ns <= time_max:
-                if e.to_book_id == 0 and is_base_fee(policy, e.fee_currency_id):
-                    versions[i] = s
                 fee_rows[fee_count] = s
                 fee_next[fee_count] = fee_first[i]
                 fee_first[i] = fee_count
@@ -167,19 +162,19 @@ def resolve(state, records, mask, sequences, book_id, instrument_id, known, time
     keep, last, is_sorted = 0, np.int64(-1), True
     places = np.empty(count, np.int64)
     for i in range(count):
-        e = records[rows[i] & mask]
+        e = records[versions[i] & mask]
         if alive[i] and e.trade_time_ns <= time_max:
             place = place_of(e, records[firsts[i] & mask].kind, firsts[i])
             is_sorted = is_sorted and place > last
             last = place
             places[keep] = place
-            firsts[keep], rows[keep], versions[keep], fee_first[keep] = firsts[i], rows[i], versions[i], fee_first[i]
+            firsts[keep], versions[keep], fee_first[keep] = firsts[i], versions[i], fee_first[i]
             keep += 1
     order = np.arange(keep) if is_sorted else np.argsort(places[:keep], kind="mergesort")
     entries = np.empty(keep, EVENT)
     for j in range(keep):
         i = order[j]
-        entries[j] = records[rows[i] & mask]
+        entries[j] = records[versions[i] & mask]
         e = entries[j]
         e.sequence, e.kind = firsts[i], records[firsts[i] & mask].kind
         if e.price_scale != policy.price_scale or e.qty_scale != policy.qty_scale:

@@ -86,7 +86,7 @@ def fee_in_money(policy, hi, lo):
             divisor, more = mul_64_checked(divisor, 10)
             over |= more
         if over:
-            return hi, lo, over
+            return fee_in_coarse_money(policy, hi, lo, -digits)
         return ratio_128(hi, lo, policy.multiplier_denominator, divisor)
     hi, lo, over = scale_up_128(hi, lo, digits)
     if over:
@@ -142,3 +142,14 @@ def quotient_128(above_hi, above_lo, below_hi, below_lo):
     if (past_half > 0 or (past_half == 0 and quotient & 1 == 1)) and quotient < 2**63 - 1:
         quotient += 1
     return -quotient if negative else quotient
+
+
+@kernel
+def fee_in_coarse_money(policy, hi, lo, digits):
+    """The same where multiplier x 10**digits has more than 64 bits."""
+    hi, lo, over = mul_128_64(hi, lo, policy.multiplier_denominator)
+    below_hi, below_lo, more = ten_to_the(policy.multiplier_numerator, digits)
+    quotient = quotient_128(hi, lo, below_hi, below_lo)
+    if over or more or quotient >= 2**63 - 1 or quotient <= -(2**63 - 1):
+        return np.int64(0), np.int64(0), 1
+    return np.int64(-1) if quotient < 0 else np.int64(0), quotient, 0

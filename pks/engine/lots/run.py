@@ -111,6 +111,15 @@ def place_trade(state, out, k, e):
 
 
 @kernel
+def had_fees_in_cost(state, book_id):
+    """Did the book ever put fees in cost? Then a later fee of an older trade may change lots, whatever the policy is now."""
+    for i in range(state.meta[METHODS_COUNT]):
+        if state.methods[i].book_id == book_id and state.rules[i, 1] == 1:
+            return True
+    return False
+
+
+@kernel
 def place_fee(state, out, k, e):
     """A FEE that changes no quantity and no cost: judged and added where it comes."""
     hi, lo = fee_amount(e.fee_raw, e.fee_scale)
@@ -140,7 +149,7 @@ def place_correction(state, out, k, e):
         state.meta[CANCELLED_COUNT] += 1
     elif e.kind == FEE and not key.dirty:
         policy = state.instruments[key.instrument_id]
-        in_cost = state.books[key.book_id].fees_in_cost and e.fee_currency_id == policy.pnl_currency_id
+        in_cost = e.fee_currency_id == policy.pnl_currency_id and had_fees_in_cost(state, key.book_id)
         if not in_cost and not is_base_fee(policy, e.fee_currency_id):
             place_fee(state, out, k, e)
             return False

@@ -71,7 +71,7 @@ from pks.engine.lots.state import (
     power_of_two,
 )
 from pks.engine.lots.tables import pair_copy, pair_find, pair_set
-from pks.layouts.codes import Kind, MatchFlag, MatchKind, Method, Oversell
+from pks.layouts.codes import Flag, Kind, MatchFlag, MatchKind, Method, Oversell
 from pks.layouts.match import MATCH
 from pks.layouts.refdata import METHOD_CHANGE
 
@@ -233,7 +233,7 @@ class Shard:
             if reason == ROOM:
                 self.grow(self._lots_of(events[following & mask]))
             elif reason == DERIVE:
-                self.derive_dirty()
+                self._derive_after(events[(following - 1) & mask])
             elif reason == ANCHOR:
                 e = events[following & mask]
                 self.anchor(int(key_find(self.state, int(e["book_id"]), int(e["instrument_id"]))), int(e["effective_date"]), following)
@@ -322,6 +322,18 @@ class Shard:
         _refill_buckets(self.state)
 
     # re-derivation
+
+    def _derive_after(self, e: Any) -> None:
+        """Derive what waits at the end of a batch; inside one only the key of event `e`, whose book may refuse it."""
+        if int(e["flags"]) & Flag.END_OF_BATCH:
+            self.derive_dirty()
+            return
+        state, k = self.state, int(key_find(self.state, int(e["book_id"]), int(e["instrument_id"])))
+        waiting = state.dirty[: state.meta[DIRTY_COUNT]]
+        others = waiting[waiting != k]
+        state.dirty[: len(others)] = others
+        state.meta[DIRTY_COUNT] = len(others)
+        self.derive(k, self.sequence)
 
     def derive_dirty(self) -> None:
         """Derive every key that waits for it."""

@@ -1,0 +1,184 @@
+"""What a shard does at its limits: overflow is a refusal, tables grow, a locked period is said, a verdict is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pks.base.errors import Code
+from pks.base.units import to_int
+from pks.engine.lots.check import check_state, state_hash
+from pks.layouts.codes import Kind, MatchFlag, MatchKind, PositionFlag
+from pks.layouts.event import EVENT
+from tests.engine_small import Small
+from tests.harness import Core, Fold
+
+HUGE = str(9 * 10**18)
+
+
+def sound(core: Core) -> None:
+    for position in core.positions:
+        check_state(position.shard.state)
+
+
+def test_quantity_overflow_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    assert small.buy(HUGE, "0.01") == Code.ACCEPTED
+    assert small.buy(HUGE, "0.01") == Code.QUANTITY_OVERFLOW
+    assert small.sell(HUGE, "0.01", account="") == Code.ACCEPTED  # flat as a whole, both accounts full
+    assert small.sell(HUGE, "0.01", account="") == Code.QUANTITY_OVERFLOW
+    assert small.buy(HUGE, "0.01", -1) == Code.QUANTITY_OVERFLOW  # the same from a re-derivation
+    assert small.quantity() == 0
+    sound(small.core)
+
+
+def test_money_overflow_is_refused(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    assert small.buy(str(10**13), "1000000") == Code.ACCEPTED
+    assert small.buy(str(10**15), "1000000") == Code.MONEY_OVERFLOW
+    assert small.buy(str(10**15), "1000000", -1) == Code.MONEY_OVERFLOW
+    sound(small.core)
+
+
+def test_a_late_trade_that_breaks_a_later_one_is_the_one_refused(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    half = str(5 * 10**18)
+    assert small.sell(half, "0.01", 1) == Code.ACCEPTED
+    assert small.buy(half, "0.01", 2) == Code.ACCEPTED
+    assert small.buy(half, "0.01", 3) == Code.ACCEPTED
+    assert small.sell(half, "0.01", 0) == Code.QUANTITY_OVERFLOW  # at its place -5, then -10 on the day after
+    assert small.quantity() == 5 * 10**18
+    sound(small.core)
+
+
+def test_split_overflow_is_refused_by_its_key_only(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    small.buy(HUGE, "0.01")
+    small.buy("10", "0.10", book="B")
+    assert small.split(3, 1, 1) == Code.QUANTITY_OVERFLOW
+    assert small.quantity() == int(HUGE)
+    assert small.quantity("B") == 30
+    assert small.buy("1", "0.10", 0, book="B") == Code.ACCEPTED  # late: the verdict of A's key is not B's
+    assert small.quantity("B") == 33
+    sound(small.core)
+
+
+def test_receiver_that_cannot_hold_the_lots_says_so(tmp_path: Path) -> None:
+    small = Small(tmp_path, shards=1)
+    small.buy(HUGE, "0.01")
+    small.buy(HUGE, "0.01", book="B")
+    assert small.transfer("500000000000000000") == Code.QUANTITY_OVERFLOW
+    assert small.quantity() == int(HUGE) - 500000000000000000  # given
+    assert small.quantity("B") == int(HUGE)
+    sound(small.core)
+
+
+def test_more_keys_of_an_instrument_than_results_hold(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    shard = small.core.positions[0].shard
+    shard.out = shard.out._replace(changed=np.zeros(8, np.int32), changed_accounts=np.zeros((4, 2), np.int32))
+    for n in range(30):
+        small.core.define(_book(f"M{n}"))
+        small.buy("3", "10", book=f"M{n}")
+    assert small.split(2, 1, 2) == Code.ACCEPTED
+    assert sorted({int(key["qty_raw"]) for key in small.core.keys()}) == [6]
+    small.split(2, 1, 1)  # late: every key is derived again
+    assert sorted({int(key["qty_raw"]) for key in small.core.keys()}) == [12]
+    sound(small.core)
+
+
+def _book(code: str) -> object:
+    from pks.engine.instruments.definitions import Book
+
+    return Book(code=code, entity="E", method="FIFO", oversell="FLIP", report_currency="USD", zone="UTC")
+
+
+@pytest.mark.parametrize("method", ["FIFO", "HIFO", "SPECIFIC"])
+def test_one_close_of_many_lots_and_a_transfer_of_them(tmp_path: Path, method: str) -> None:
+    small = Small(tmp_path, method)
+    core = small.core
+    core.positions[0].shard.out = core.positions[0].shard.out._replace(matches=np.zeros(16, core.positions[0].shard.out.matches.dtype))
+    for n in range(100):
+        small.buy("2", str(10 + n % 7))
+    named = {"lot_id": "t1"} if method == "SPECIFIC" else {}
+    moved = "2" if named else "150"
+    assert small.transfer(moved, 1, **named) == Code.ACCEPTED
+    small.split(1, 3, 2)
+    assert small.buy("1", "10", -1) == Code.ACCEPTED
+    code = small.sell("40", "11", 3)
+    assert code == (Code.LOT_REQUIRED if named else Code.ACCEPTED)
+    sound(core)
+    fold = Fold(core.records, 2, keys=2, lots=2)
+    fold.apply(1, core.sequence)
+    assert sum(state_hash(p.shard.state) for p in fold.positions) % 2**128 == state_hash(core.positions[0].shard.state)
+
+
+def test_sets_that_reach_into_a_locked_period_say_so(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    small.buy("10", "10", 0, trade_id="open")
+    small.sell("4", "12", 2, trade_id="close")
+    closing = small.core.sequence
+    assert small.core.matches[closing, 1, 1]["flags"].max() & MatchFlag.PRIOR_PERIOD == 0
+    assert small.lock(2, "A") == Code.ACCEPTED
+    small.sell("1", "12", 3)
+    assert small.core.matches[small.core.sequence, 1, 1]["flags"][0] & MatchFlag.PRIOR_PERIOD == 0
+    small.row(kind="AMEND", trade_id="open", price="11")
+    amended = small.core.matches[closing, 1, 1]
+    assert amended["flags"][0] & MatchFlag.PRIOR_PERIOD
+    assert (int(amended["revision"][0]), int(amended["cause"][0])) == (1, small.core.sequence)
+    small.sell("1", "12", 1)  # a late trade, dated into the locked period
+    assert small.core.matches[small.core.sequence, 1, 1]["flags"][0] & MatchFlag.PRIOR_PERIOD
+    small.row(kind="CANCEL", trade_id="close")
+    said = small.core.fold.said[-1]
+    assert said["kind"][said["sequence"] == closing].tolist() == [MatchKind.NO_MATCH]
+    assert said["flags"][said["sequence"] == closing][0] & MatchFlag.PRIOR_PERIOD
+    small.buy("10", "10", 1, book="B")
+    small.sell("1", "12", 1, book="B")
+    assert small.core.matches[small.core.sequence, 2, 1]["flags"][0] & MatchFlag.PRIOR_PERIOD == 0  # B is not locked
+
+
+def test_a_kept_verdict_is_booked_as_a_flip_and_flagged(tmp_path: Path) -> None:
+    small = Small(tmp_path, oversell="REJECT")
+    small.buy("10", "10", 0, trade_id="open")
+    assert small.sell("11", "12", 1) == Code.OVERSELL
+    assert small.sell("10", "12", 1) == Code.ACCEPTED
+    assert small.row(kind="CANCEL", trade_id="open") == Code.ACCEPTED
+    assert small.quantity() == -10
+    assert small.key()["flags"] & PositionFlag.FORCED
+    assert small.row(kind="AMEND", trade_id="t2", price="1") == Code.INVALID_TRANSITION
+    assert small.row(kind="CANCEL", trade_id="open") == Code.ALREADY_CANCELLED
+    sound(small.core)
+
+
+def test_a_fifth_fee_currency_is_refused_and_a_fee_of_nothing_takes_no_place(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    for currency in ("USD", "EUR", "BTC"):
+        assert small.buy("1", "10", fee="1", fee_currency=currency) == Code.ACCEPTED
+    assert small.buy("1", "10", fee="0", fee_currency="RUB") == Code.ACCEPTED
+    assert small.buy("1", "10", fee="1", fee_currency="BNB", trade_id="last") == Code.ACCEPTED
+    assert small.row(kind="FEE", trade_id="last", fee="1", fee_currency="CHF") == Code.FEE_CURRENCY_LIMIT
+    assert small.buy("1", "10", -1, fee="1", fee_currency="CHF") == Code.FEE_CURRENCY_LIMIT
+    assert small.row(kind="CANCEL", trade_id="last") == Code.ACCEPTED
+    assert small.buy("1", "10", fee="1", fee_currency="CHF") == Code.ACCEPTED
+    sound(small.core)
+
+
+def test_events_of_unknown_keys_and_instruments_do_nothing() -> None:
+    records = np.zeros(8, EVENT)
+    fold = Fold(records)
+    for sequence, kind in enumerate((Kind.CANCEL, Kind.FIXING, Kind.TICK), start=1):
+        records[sequence]["sequence"], records[sequence]["kind"] = sequence, kind
+        records[sequence]["book_id"], records[sequence]["instrument_id"] = 3, 5
+    fold.apply(1, 3)
+    assert fold.keys() == []
+
+
+def test_cost_is_exact_at_any_size(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    small.buy(str(10**15), "999.99")
+    small.sell(str(10**15 - 1), "0.01")
+    key = small.key()
+    assert to_int(int(key["cost_hi"]), int(key["cost_lo"])) == 99999 * 10**16
+    assert to_int(int(key["realised_hi"]), int(key["realised_lo"])) == (1 - 99999) * (10**15 - 1) * 10**16
