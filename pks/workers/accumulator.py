@@ -25,10 +25,21 @@ from pks.layouts.state import ACCOUNT, KEY, KEY_WORDS
 from pks.segments.atomics import copy_words
 from pks.segments.errors import TableFull
 from pks.segments.journal_view import JournalView
-from pks.segments.ring import RingReader, RingWriter, ring_cursor, ring_head
-from pks.segments.slots import FULL, TRIES_MAX, VERSION_WORDS, pack_key, slot_append, slot_current, slot_find, slot_read, slot_write
+from pks.segments.ring import CONTROL_WORDS, RingReader, RingWriter, ring_cursor, ring_head, ring_oldest
+from pks.segments.slots import (
+    FULL,
+    TRIES_MAX,
+    VERSION_WORDS,
+    pack_key,
+    range_recover,
+    slot_append,
+    slot_current,
+    slot_find,
+    slot_read,
+    slot_write,
+)
 from pks.segments.stream import StreamReader, StreamWriter
-from pks.segments.wait import Waker
+from pks.segments.wait import Waker, drop_ticket, look_again, take_ticket
 from pks.workers.checkpoint import latest_checkpoint, load_positions
 from pks.workers.points import kill_here, no_points
 from pks.workers.positions import Positions
@@ -207,13 +218,13 @@ class Accumulator:
         target = min(max(self.reader.cursor, self.published.value()), self.ring.head)
         self.positions = Positions(self.view.records, index=self.shard_number, shards=self.host.shards, keys=1 << 12, lots=1 << 14)
         shard = self.positions.shard
-        shard.ready, shard.wait_for_set = self._wait_for_journal, self._wait_for_set
+        shard.ready, shard.wait_for_set = self._ready_to_derive, self._wait_for_set
+        self.learn_reference, shard.refdata = shard.refdata, self._reference
         start = 0
         checkpoint = latest_checkpoint(context.paths.checkpoints, target)
         if checkpoint is not None:
             load_positions(self.positions, checkpoint)
             start = checkpoint.sequence
-            shard.ready, shard.wait_for_set = self._wait_for_journal, self._wait_for_set
         if not self.streams_from.value():
             self.streams_from.set(start + 1)
         said_from = self.streams_from.value() - 1  # an older checkpoint than the first life's: what comes before was never said
@@ -413,9 +424,19 @@ class Accumulator:
 
     # the past and the other shards
 
-    def _wait_for_journal(self, upto: int) -> None:
-        """A re-derivation reads events up to `upto` from the journal: wait until they are written."""
+    def _ready_to_derive(self, upto: int) -> None:
+        """A re-derivation reads events up to `upto` from the journal."""
         self.derived_count.add()
+        self._wait_for_journal(upto)
+
+    def _reference(self, e: Any) -> None:
+        """Keys that change with reference data are marked with its event, which is read from the journal."""
+        self._wait_for_journal(int(e["sequence"]))
+        assert self.learn_reference is not None, "positions learn reference data"
+        self.learn_reference(e)
+
+    def _wait_for_journal(self, upto: int) -> None:
+        """Until events up to `upto` are in the journal, and mapped."""
         self.context.beat()
         while int(ring_cursor(self.ring.control, self.journal_place)) < upto:
             self.context.beat()
@@ -492,7 +513,23 @@ def warm() -> None:
     row = np.zeros(1, ACCOUNT_SLOT)
     for _ in range(2):
         write_positions(keys, words, np.zeros(1, np.int32), 1, slots, indexes, counts, 0, written, no_points().words, 0)
+    _warm_slots(slots, indexes, counts)
     indexes, counts = np.zeros((1, 4, 2), np.int64), np.zeros((1, 16), np.int64)
     slots = np.zeros((2, 8 + 2 * ACCOUNT_WORDS), np.int64)
     for _ in range(2):
         write_accounts(keys, accounts, np.zeros((1, 2), np.int32), 1, slots, indexes, counts, 0, row.view(np.int64), row)
+
+
+def _warm_slots(slots: Any, indexes: Any, counts: Any) -> None:
+    """What a life calls from Python before it has written anything, and when it parks."""
+    range_recover(slots, indexes, counts, 0)
+    key = pack_key(1, 1)
+    slot_find(indexes[0], key)
+    slot_append(slots, indexes, counts, 0, key, np.zeros(POSITION_WORDS, np.int64))
+    slot_read(slots, 0, np.zeros(POSITION_WORDS, np.int64), 1)
+    control, heads = np.zeros(CONTROL_WORDS, np.int64), np.zeros(1, np.int64)
+    take_ticket(control, 0)
+    look_again(np.array([heads.ctypes.data], np.int64), np.zeros(1, np.int64))
+    drop_ticket(control, 0)
+    ring_head(control)
+    ring_oldest(control)

@@ -156,7 +156,7 @@ class Booking:
             group = group_at(records, mask, n)
             self.take_definition(*learn_definition(self.catalogue, group))
             return n + len(group)
-        if not self.make_room():
+        if not self.make_room(int(e["effective_date"])):
             self._replace(
                 dedup=filled(np.zeros((2 * len(self.tables.dedup), 4), np.int64), self.tables.dedup[self.tables.dedup[:, SEQUENCE] != 0])
             )
@@ -178,7 +178,7 @@ class Booking:
     def load_tables(self, dedup: Any, dates: Any, chains: Any, instrument_chain: Any) -> None:
         """Take the tables of a checkpoint; ours must be empty."""
         slots = len(self.tables.dedup)
-        while 2 * (len(dedup) + 1) > slots:
+        while 2 * len(dedup) > slots:
             slots *= 2
         table = filled(np.zeros((slots, dedup.shape[1]), np.int64), dedup)
         places = len(self.tables.chains)
@@ -225,12 +225,12 @@ class Booking:
         self.tables.dates[gone] = 0
         return bool(gone)
 
-    def make_room(self) -> bool:
-        """Called when a table is half full: move the oldest dates out. False when one date alone fills the table."""
+    def make_room(self, date: int) -> bool:
+        """Called when a table may be half full: move the oldest dates out, but `date`. False when that one alone fills the table."""
         self._room()
         while 2 * (self.tables.counts[KEYS_COUNT] + 1) > len(self.tables.dedup):
-            held = np.flatnonzero(self.tables.dates)
-            if len(held) <= 1 or not self.evict(held[: max(1, len(held) // 2)].tolist()):
+            others = [held for held in np.flatnonzero(self.tables.dates).tolist() if held != date]
+            if not others or not self.evict(others[: max(1, len(others) // 2)]):
                 return False
         return True
 
@@ -295,7 +295,7 @@ class Booking:
         if outcome.records is not None:
             date = int(outcome.records[0]["effective_date"])
             if int(outcome.records[0]["kind"]) in KEYED:
-                if not self.make_room():
+                if not self.make_room(date):
                     return refused(Code.BUSY, "effective_date", date)
                 self.hold_date(date)
         return outcome

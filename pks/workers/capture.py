@@ -20,7 +20,8 @@ from pks.base.clock import StrictlyRecorded
 from pks.base.errors import Code
 from pks.base.limits import PARK_SECONDS, PARKED_TRADES_MAX
 from pks.engine.booking.admit import Admitted
-from pks.engine.booking.take import ANSWERS_FULL, RING_FULL, SLOW, TABLE_FULL, take_trades
+from pks.engine.booking.links import chain_swap
+from pks.engine.booking.take import ANSWERS_FULL, RING_FULL, SLOW, TABLE_FULL, same_trade, take_trades
 from pks.engine.instruments.rows import to_row
 from pks.engine.lots.tables import pair_copy, pair_find, pair_set
 from pks.layouts.codes import Flag, Kind
@@ -283,7 +284,7 @@ class Capture:
             if reason == ANSWERS_FULL:
                 continue
             if reason == TABLE_FULL:
-                if not self.booking.make_room():
+                if not self.booking.make_room(int(batch[done]["effective_date"])):
                     self._reply_busy(source, batch, done, start + 1 + done)
                     done += max(1, int(batch[done]["group_count"]))
                 continue
@@ -535,9 +536,7 @@ class Capture:
 
     def _show_definitions(self) -> None:
         """Write changed reference data into its segment."""
-        latest = {
-            (subject, row_id): definition for subject, row_id, definition in self.booking.defined
-        }  # no row goes back, in a replay too
+        latest = {(row[0], row[1]): row[2] for row in self.booking.defined}  # no row goes back, in a replay too
         for (subject, row_id), definition in latest.items():
             sequence = self.booking.catalogue.sequence_of(subject, row_id)
             row = to_row(definition, self.booking.catalogue, row_id, sequence)[0]
@@ -559,3 +558,8 @@ def warm() -> None:
     events = np.zeros(16, EVENT)
     seal_batch(events, events.view(np.int64).reshape(-1, EVENT_WORDS), 15, 1, 2, True)
     due(np.zeros(1, REPLY), 0, np.zeros((4, 2), np.int64))
+    pair_copy(np.ones((2, 2), np.int64), np.zeros((4, 2), np.int64))
+    pair_set(np.zeros((4, 2), np.int64), 1, 1)
+    pair_find(np.zeros((4, 2), np.int64), 1)
+    chain_swap(np.zeros((4, 2), np.int64), np.zeros(8, np.int64), 1, 1, 1)
+    same_trade(events[0], events[1])

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pks.base.units import hash_words
 from pks.layouts.event import EVENT_WORDS
+from pks.segments.counters import counter_add, gauge_set, histogram_record
 from pks.segments.journal import JournalWriter
 from pks.segments.journal_errors import JournalFull
 from pks.segments.journal_file import Disk
@@ -39,9 +41,9 @@ class PointDisk(Disk):
     def pwrite(self, descriptor: int, data: memoryview, offset: int) -> int:
         if descriptor in self._making:
             return super().pwrite(descriptor, data, offset)
-        written = super().pwrite(descriptor, data[: max(1, len(data) // 2)], offset)
+        half = super().pwrite(descriptor, data[: len(data) // 2], offset)
         self._point("in_write")
-        return written
+        return half + super().pwrite(descriptor, data[half:], offset + half)
 
     def fdatasync(self, descriptor: int) -> None:
         self._point("before_flush")
@@ -154,6 +156,14 @@ def warm() -> None:
 
     warm_rings()
     rows = np.zeros((16, EVENT_WORDS), np.int64)
+    frozen = np.zeros(16, np.int64)
+    frozen.flags.writeable = False
+    for words in (np.zeros(16, np.int64), frozen):
+        hash_words(words, 0, 16, 1)
+    cells = np.zeros(1 << 13, np.int64)
+    counter_add(cells, 0, 1)
+    gauge_set(cells, 0, 1)
+    histogram_record(cells, 0, 1, 1)
     seal(rows, 1)
     whole_groups(rows, 15, 0, 1, 1)
     stamp_batch(rows, 15, 0, 1, 1, np.zeros((16, EVENT_WORDS), np.int64), np.zeros(1, np.int64))

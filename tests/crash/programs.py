@@ -1,7 +1,8 @@
 """The programs that the crash tests run: the supervisor with what a test changes in it, and the watcher of slots.
 
 `python -m tests.crash.programs run DATA_DIR INSTANCE [key=value ...]`: the keys of the configuration, and silent=SECONDS (for every worker)
-clock=FILE (a file with nanoseconds by which every worker's wall clock is off) and park=SECONDS (for a correction that waits for its trade).
+clock=FILE (a file with nanoseconds by which every worker's wall clock is off), park=SECONDS (for a correction that waits for its trade) and
+late=FILE (gets the names of kernels that a worker had to compile or load itself).
 `python -m tests.crash.programs watch INSTANCE FILE`: until SIGTERM.
 """
 
@@ -14,6 +15,9 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from numba.core.dispatcher import Dispatcher
+from setproctitle import getproctitle
 
 from pks.base.clock import SystemClock
 from pks.base.config import load_config
@@ -32,6 +36,7 @@ def watch(instance: str, file: Path) -> None:
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
     seen: dict[str, Any] = {"samples": 0, "lives": 0, "went_back": [], "changes": 0}
+    file.write_text(json.dumps(seen))  # it has begun
     while not ended:
         try:
             table = Host.open(instance).positions
@@ -74,10 +79,26 @@ class WrongClock(SystemClock):
             return super().wall_ns()
 
 
+def note_late_kernels(file: Path) -> None:
+    """Write down every kernel that a worker compiles or loads itself: its zygote should have called it."""
+    compile_as_ever = Dispatcher.compile
+
+    def compile_and_note(self: Any, signature: Any) -> Any:
+        made = compile_as_ever(self, signature)
+        title = getproctitle()
+        if not title.startswith(("pks zygote", "pks supervisor")):
+            with file.open("a") as out:
+                out.write(f"{title.split()[1]}: {self.py_func.__module__}.{self.py_func.__name__} {signature}\n")
+        return made
+
+    Dispatcher.compile = compile_and_note
+
+
 def run(data_dir: str, instance: str, options: dict[str, str]) -> int:
     """The supervisor, in this process. What is changed here is inherited by every worker."""
-    silent, clock, park = options.pop("silent", ""), options.pop("clock", ""), options.pop("park", "")
+    silent, clock, park, late = (options.pop(name, "") for name in ("silent", "clock", "park", "late"))
     config = load_config(None, {}, {"data_dir": data_dir, "instance": instance, **options}).config
+    note_late_kernels(Path(late))
     if clock:
         WrongClock.file = Path(clock)
         runtime.SystemClock = WrongClock  # type: ignore[misc]

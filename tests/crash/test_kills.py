@@ -65,7 +65,6 @@ def system(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[System]:
     yield from a_system(tmp_path, f"kill{shards}", shards=str(shards))
 
 
-@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_twenty_kills(system: System, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     said = kill_through_a_day(system, seed, 20)
@@ -74,9 +73,11 @@ def test_twenty_kills(system: System, seed: int, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("run", range(4))
 @pytest.mark.parametrize("system", [1, 2, 4], indirect=True)
-def test_seventy_kills(system: System, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
-    said = kill_through_a_day(system, seed, 70)
+def test_many_kills(system: System, run: int, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """216 kills in twelve days: a day of its own for each, since the model is slow with long ones."""
+    said = kill_through_a_day(system, seed, 18)
     with capsys.disabled():
-        print(f"\n70 kills, {system.shards} shards: {said}")
+        print(f"\n18 kills, {system.shards} shards: {said}")

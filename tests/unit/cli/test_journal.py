@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,46 +112,46 @@ def test_digest_does_not_depend_on_the_way(desk_day_dir: Path) -> None:
     assert state_digest(one) == state_digest(steps) != state_digest(less)
 
 
-def live_system(data_dir: Path, instance: str, last: int) -> topology.Host:
+@contextmanager
+def live_system(data_dir: Path, instance: str, last: int) -> Iterator[topology.Host]:
     """A host whose slots hold what the journal's first `last` events give, as accumulators would have written it."""
     config = Config(data_dir=str(data_dir), instance=instance, shards=1)
     topology.retire_all(instance)
     host = topology.Host.create(config, SIZES, topology.workers_of(1), topology.Starts(events=last))
-    records = JournalView(data_dir / "journal").records
-    positions = Positions(records)
-    positions.apply(records, -1, 1, last)
-    state = positions.shard.state
-    for key in state.keys[: state.meta[KEYS_COUNT]]:
-        slot = np.frombuffer(key.tobytes()[: POSITION_SLOT.itemsize], POSITION_SLOT)[0]
-        host.positions.append(0, (int(key["book_id"]), int(key["instrument_id"])), slot)
-    ring_gate(host.events.control, host.events.place("journal"), last)
-    host.go_live()
-    host.beat(time.monotonic_ns() + HOUR_NS)
-    return host
+    try:
+        records = JournalView(data_dir / "journal").records
+        positions = Positions(records)
+        positions.apply(records, -1, 1, last)
+        state = positions.shard.state
+        for key in state.keys[: state.meta[KEYS_COUNT]]:
+            slot = np.frombuffer(key.tobytes()[: POSITION_SLOT.itemsize], POSITION_SLOT)[0]
+            host.positions.append(0, (int(key["book_id"]), int(key["instrument_id"])), slot)
+        ring_gate(host.events.control, host.events.place("journal"), last)
+        host.go_live()
+        host.beat(time.monotonic_ns() + HOUR_NS)
+        with running_here(data_dir, instance, 1):
+            yield host
+    finally:
+        host.close_all()
 
 
 def test_live_slots_are_compared(pks_run: Run, desk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pks.cli.journal.LOOK_NAP_SECONDS", 0.0)
-    instance = f"testver{os.getpid()}"
-    host = live_system(desk_dir, instance, 286)
-    try:
-        with running_here(desk_dir, instance, 1):
-            verdict = json_of(pks_run(desk_dir, "journal", "verify", "--json"))
-            assert (verdict["compared"], verdict["not_compared"], verdict["differences"]) == (verdict["keys"], 0, [])
-            slot = host.positions.read(0).copy()
-            slot["qty_raw"] += 1
-            host.positions.write(0, slot)
-            result = pks_run(desk_dir, "journal", "verify", "--json")
-            assert result.exit_code == 1
-            (difference,) = json.loads(result.stdout)["differences"]
-            assert list(difference["journal_and_slot"]) == ["qty_raw"]
-            assert "DIFFERS: " in pks_run(desk_dir, "journal", "verify").stdout
-            slot["last_sequence"] += 1
-            host.positions.write(0, slot)
-            verdict = json_of(pks_run(desk_dir, "journal", "verify", "--json"))
-            assert (verdict["not_compared"], verdict["differences"]) == (1, [])
-    finally:
-        host.close_all()
+    with live_system(desk_dir, f"testver{os.getpid()}", 286) as host:
+        verdict = json_of(pks_run(desk_dir, "journal", "verify", "--json"))
+        assert (verdict["compared"], verdict["not_compared"], verdict["differences"]) == (verdict["keys"], 0, [])
+        slot = host.positions.read(0).copy()
+        slot["qty_raw"] += 1
+        host.positions.write(0, slot)
+        result = pks_run(desk_dir, "journal", "verify", "--json")
+        assert result.exit_code == 1
+        (difference,) = json.loads(result.stdout)["differences"]
+        assert list(difference["journal_and_slot"]) == ["qty_raw"]
+        assert "DIFFERS: " in pks_run(desk_dir, "journal", "verify").stdout
+        slot["last_sequence"] += 1
+        host.positions.write(0, slot)
+        verdict = json_of(pks_run(desk_dir, "journal", "verify", "--json"))
+        assert (verdict["not_compared"], verdict["differences"]) == (1, [])
 
 
 # dump

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import click
 import pyarrow as pa
 import pytest
 
+from pks.cli.parameters import complete_accounts, complete_books, complete_instruments
 from pks.edges.files.desk import packaged_desk
 from pks.segments.journal_view import JournalView
 from pks.workers.booking import Booking, DayFiles
@@ -299,3 +301,13 @@ def test_help_has_examples(pks_run: Run) -> None:
         result = pks_run(None, *command, "--help")
         assert result.exit_code == 0
         assert f"\n  pks {' '.join(command)}" in result.stdout, command
+
+
+def test_names_are_completed_from_the_running_system(live: SmallHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PKS_DATA_DIR", str(tmp_path))
+    context, parameter = click.Context(click.Command("lots")), click.Argument(["book"])
+    assert complete_books(context, parameter, "") == ["ALPHA", "BETA"]
+    assert complete_instruments(context, parameter, "SB") == ["SBER.MOEX", "SBERP.MOEX"]
+    assert complete_accounts(context, parameter, "X") == []
+    monkeypatch.setenv("PKS_DATA_DIR", str(tmp_path / "elsewhere"))
+    assert complete_books(context, parameter, "") == [], "no system, no names, no error"
