@@ -36,6 +36,7 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "calc": Entry("pks.cli.calc:calc", "the engine's pure functions from the shell, without a running system"),
+    "bench": Entry("pks.cli.bench:bench", "the benchmarks of the design's promises"),
     "book": Entry("pks.cli.book:book", "book a file of trades, one reply a row"),
     "codes": Entry("pks.cli.codes:codes", "the reply codes and what they mean"),
     "doctor": Entry("pks.cli.doctor:doctor", "what this host lacks, in plain words"),

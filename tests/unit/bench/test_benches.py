@@ -1,0 +1,68 @@
+"""Each bench runs tiny and says what interfaces.md fixes; no figure is judged here, since time on a shared machine proves nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pks.bench.report import Measured, Promise, report_dict, report_lines, result
+from pks.cli.bench import BENCHES, bench
+
+pytestmark = pytest.mark.timeout(600)  # the kernels compile at their first call, on a busy machine for minutes
+
+PROMISED = {
+    "ring": {"ring_c_ratio"},
+    "slot": {"slot_read_c_ratio", "handle_read_p99_ns", "name_read_p50_ns", "snapshot_ns_per_slot"},
+    "kernel": {"kernel_c_ratio", "kernel_nautilus_ratio_1k", "kernel_nautilus_ratio_100k"},
+    "depth": {f"depth_ratio_{method}" for method in ("fifo", "lifo", "average", "hifo", "specific")},
+    "replay": {"replay_events_per_s"},
+    "correct": {"correction_visible_ms"},
+}
+TOP = {"bench", "machine", "cores", "wait", "runs", "commit", "promises", "results"}
+IN_A_PROMISE = {"promise", "measured", "op", "bound", "ours", "theirs", "peer"}
+
+
+def test_every_bench_is_tried() -> None:
+    assert PROMISED.keys() == BENCHES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(BENCHES))
+def test_tiny_run_gives_well_formed_json(name: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(bench, [name, "--tiny", "--json", "--folder", str(tmp_path)])
+    assert done.exit_code == 0, (done.output, done.exception)
+    said = json.loads(done.stdout)
+    assert said.keys() >= TOP
+    assert said["bench"] == name
+    assert {one["promise"] for one in said["promises"]} >= PROMISED[name]
+    for one in said["promises"]:
+        assert one.keys() >= IN_A_PROMISE
+        assert one["op"] in (">=", "<=")
+        assert (one["measured"] is None) == bool(one.get("reason")), one
+    assert said["results"], "something was measured"
+    for one in said["results"]:
+        assert one.keys() == {"name", "unit", "p50", "p99", "n"}
+        assert one["n"] > 0 and math.isfinite(one["p50"]) and math.isfinite(one["p99"])
+    assert not list(tmp_path.iterdir()), "scratch files are gone"
+
+
+def test_verdicts_and_table() -> None:
+    found = Measured(
+        promises=[
+            Promise("high", ">=", 2.0, 2.0, 4.0, 2.0, "peer"),
+            Promise("low", "<=", 2.0, 2.5, 2.5, None, "peer"),
+            Promise("absent", ">=", 1.0, reason="no peer here"),
+        ],
+        results=[result("time", "ns", [3.0, 1.0, 2.0])],
+    )
+    assert [promise.verdict for promise in found.promises] == ["kept", "missed", "not measured"]
+    said = report_dict("x", found)
+    assert said["promises"][2]["measured"] is None
+    assert said["promises"][2]["reason"] == "no peer here"
+    assert said["results"] == [{"name": "time", "unit": "ns", "p50": 2.0, "p99": 3.0, "n": 3}]
+    text = "\n".join(report_lines("x", found, 0.0))
+    assert "load average" in text
+    assert "no peer here" in text
