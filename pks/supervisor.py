@@ -35,7 +35,7 @@ import setproctitle
 from pks.base.clock import SystemClock, format_time
 from pks.base.config import Config
 from pks.base.errors import Fatal
-from pks.base.host import HostFacts, host_facts
+from pks.base.host import HostFacts, Wait, choose_wait, host_facts
 from pks.base.limits import HEARTBEAT_EVERY_NS, PARK_NS_MAX
 from pks.layouts.segment import WORKER_REPORT, WORKER_WATCH, WorkerState
 from pks.segments.claims import Claim, take_claim
@@ -44,7 +44,7 @@ from pks.segments.errors import AlreadyClaimed
 from pks.segments.journal_recovery import recover
 from pks.segments.shm import SHM_DIRECTORY
 from pks.segments.slots import TRIES_MAX, slot_read
-from pks.segments.wait import Wait, choose_wait, semaphore_name
+from pks.segments.wait import semaphore_name
 from pks.topology import (
     SYSTEM_MOVES,
     SYSTEM_STATE_CELL,

@@ -50,7 +50,7 @@ def differences(fold: Fold, catalogue: Catalogue, snapshot: Snapshot, refused: d
     if refused is not None:
         codes = {sequence: Code(code).name for sequence, code in fold.verdicts.items()}
         lines += _compare("refused", codes, refused)
-    return lines
+    return lines + fold.unshown()
 
 
 def _compare(what: Any, ours: Told, theirs: Told) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from pks.base.errors import Code
 from pks.engine.booking.admit import Admitted
 from pks.engine.instruments.events import definition_event
 from pks.engine.lots.reentry import reentry_event
-from pks.engine.lots.state import KEYS_COUNT, MATCHES, VERDICTS, Results
+from pks.engine.lots.state import CHANGED, CHANGED_ACCOUNTS, KEYS_COUNT, MATCHES, VERDICTS, Results
 from pks.layouts.codes import Flag, Kind, MatchKind
 from pks.layouts.event import EVENT
+from pks.layouts.slots import POSITION_SLOT
 from pks.workers.booking import Booking, DayFiles
 from pks.workers.dump import dump_events
 from pks.workers.positions import Positions
 
 NOW_NS = 1_742_000_000_000_000_000  # 2025-03-15
+SLOT_BYTES = POSITION_SLOT.itemsize
 SetName = tuple[int, int, int]  # closing event, book, instrument
 
 
@@ -31,32 +34,44 @@ class Fold:
         self.verdicts: dict[int, int] = {}
         self.matches: dict[SetName, Any] = {}
         self.said: list[Any] = []  # every match record, in order
+        self.slots: dict[tuple[int, int], bytes] = {}  # (book, instrument) -> what its slot would show
+        self.held: dict[tuple[int, int, int], int] = {}  # (book, instrument, account) -> what its slot would show
+        self.reached = [0] * shards  # by shard
         for position in self.positions:
-            position.shard.wait_for_set = self._set_of
+            position.shard.wait_for_set = partial(self._set_of, position)
 
-    def _set_of(self, transfer: int, version: int) -> Any:
+    def _set_of(self, receiver: Positions, transfer: int, version: int) -> Any:
+        """What the accumulator waits for: its own results are out, and the giver's shard goes on until it has given."""
+        receiver.shard.flush()
+        giver = int(self.records[transfer]["book_id"])
         for position in self.positions:
+            if position.shard.owns(giver):
+                self._go_on(position, version)
             for made in position.shard.sets.get(transfer, ()):
                 if made.version == version:
                     return made
         raise AssertionError(f"no shard has given the lots of transfer {transfer}, version {version}")
 
     def apply(self, first: int, last: int) -> None:
-        """Apply events first..last; the giver of a transfer goes before its receiver, which would wait for it."""
-        start = first
-        for n in range(first, last + 1):
-            if self.records[n]["to_book_id"] or n == last:
-                if start < n:
-                    self._apply_part(start, n - 1)
-                self._apply_part(n, n)
-                start = n + 1
+        """Apply events first..last, each shard as many at a time as it can."""
+        self.reached = [max(reached, first - 1) for reached in self.reached]
+        for position in self.positions:
+            self._go_on(position, last)
 
-    def _apply_part(self, first: int, last: int) -> None:
-        giver = int(self.records[first]["book_id"])
-        for position in sorted(self.positions, key=lambda p: not p.shard.owns(giver)):
-            position.apply(self.records, -1, first, last, self._taken)
+    def _go_on(self, position: Positions, last: int) -> None:
+        index = position.shard.index
+        first, self.reached[index] = self.reached[index] + 1, max(self.reached[index], last)
+        if first <= last:
+            position.apply(self.records, -1, first, last, partial(self._taken, position))
 
-    def _taken(self, out: Results) -> None:
+    def _taken(self, position: Positions, out: Results) -> None:
+        state = position.shard.state
+        for k in out.changed[: out.counts[CHANGED]]:
+            key = state.keys[k]
+            self.slots[int(key["book_id"]), int(key["instrument_id"])] = key.tobytes()[:SLOT_BYTES]
+        for row, k in out.changed_accounts[: out.counts[CHANGED_ACCOUNTS]]:
+            key, held = state.keys[k], state.accounts[row]
+            self.held[int(key["book_id"]), int(key["instrument_id"]), int(held["account_id"])] = int(held["qty_raw"])
         for verdict in out.verdicts[: out.counts[VERDICTS]]:
             self.verdicts[int(verdict["sequence"])] = int(verdict["code"])
         matches = out.matches[: out.counts[MATCHES]].copy()
@@ -71,6 +86,21 @@ class Fold:
                 self.matches.pop(name[:3], None)
             else:
                 self.matches[name[:3]] = chosen
+
+    def unshown(self) -> list[str]:
+        """Where slots written from the lists of changes would not be what the shards hold; [] when all are."""
+        lines = []
+        for state in (position.shard.state for position in self.positions):
+            for key in state.keys[: state.meta[KEYS_COUNT]]:
+                name, row = (int(key["book_id"]), int(key["instrument_id"])), int(key["accounts"])
+                if key["last_sequence"] and self.slots.get(name) != key.tobytes()[:SLOT_BYTES]:
+                    lines.append(f"the slot of {name} is older than the key of event {key['last_sequence']}")
+                while row >= 0:
+                    held = state.accounts[row]
+                    if self.held.get((*name, int(held["account_id"])), 0) != held["qty_raw"]:
+                        lines.append(f"the slot of {name} in account {held['account_id']} is older than event {held['last_sequence']}")
+                    row = int(held["next"])
+        return lines
 
     def keys(self) -> list[Any]:
         """Every key of every shard."""

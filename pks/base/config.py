@@ -119,7 +119,7 @@ SIZES: dict[Literal["small", "normal"], tuple[int, int, int, int, int, int, int]
 }
 """The two sets, in the order of `Sizes`."""
 
-OTHER_VARIABLES = {"PKS_CONFIG", "PKS_CACHE_DIR", "PKS_TEST_SEED"}
+OTHER_VARIABLES = {"PKS_CONFIG", "PKS_CACHE_DIR", "PKS_TEST_SEED", "PKS_KILL_AT"}
 """Variables of the environment that start with PKS_ and are not settings."""
 
 

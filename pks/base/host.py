@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
+from enum import StrEnum
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
@@ -23,12 +24,19 @@ from typing import Literal, NamedTuple
 
 from pks.base.limits import CACHE_FOLDERS_MAX, SHM_SMALL_BYTES
 
-Wait = Literal["spin", "yield", "park"]
-
 NOFILE_MIN = 4096
 """Open files that a system with its edges and a few hundred sockets needs."""
 
 SHM_PATH = "dev/shm"
+
+
+class Wait(StrEnum):
+    """What a reader does on an empty ring; AUTO is resolved by `choose_wait` before anyone waits."""
+
+    AUTO = "auto"
+    SPIN = "spin"
+    YIELD = "yield"
+    PARK = "park"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +99,17 @@ def host_facts(root: Path = Path("/")) -> HostFacts:
     )
 
 
-def choose_wait(hot_workers: int, facts: HostFacts) -> Wait:
-    """What `auto` means here (design section 5): spin with a core for each hot worker and one over, and never when they outnumber cores."""
-    if facts.usable_cores > hot_workers:
-        return "spin"
-    return "yield" if facts.usable_cores == hot_workers else "park"
+def choose_wait(wanted: Wait, cores: int, hot_workers: int) -> Wait:
+    """The strategy to use (design section 5). AUTO spins when each hot worker has a core and one is left for everything else, else parks.
+
+    SPIN with more hot workers than cores becomes PARK: a spinning reader would hold the core that its writer needs.
+    """
+    assert cores > 0 and hot_workers >= 0, "a host has cores"
+    if wanted is Wait.AUTO:
+        return Wait.SPIN if hot_workers < cores else Wait.PARK
+    if wanted is Wait.SPIN and hot_workers > cores:
+        return Wait.PARK
+    return wanted
 
 
 def findings(facts: HostFacts, hot_workers: int) -> list[Finding]:
@@ -212,9 +226,9 @@ def _forget_oldest(parent: Path, keep: Path) -> None:
 
 
 def _cores_finding(facts: HostFacts, hot_workers: int) -> Finding:
-    wait = choose_wait(hot_workers, facts)
-    have = f"{facts.usable_cores} usable core(s) for {hot_workers} hot workers: they {wait}"
-    if wait == "spin":
+    wait = choose_wait(Wait.AUTO, facts.usable_cores, hot_workers)
+    have = f"{facts.usable_cores} usable core(s) for {hot_workers} hot workers: they {wait.value}"
+    if wait is Wait.SPIN:
         return Finding("ok", "cores", have)
     return Finding("note", "cores", f"{have}; with {hot_workers + 1} cores or more they would spin, and answer sooner")
 

@@ -76,7 +76,8 @@ def _sequences(host: Any, state: str, applied: list[int]) -> dict[str, int | Non
     """Where capture, journal and the slowest accumulator are; unknown while the system starts."""
     if state == "STARTING":
         return {"accepted": None, "durable": None, "applied": None}
-    return {"accepted": host.events.head, "durable": host.durable_sequence, "applied": min(applied, default=None)}
+    durable = host.durable_sequence  # looked at first: what is accepted is never behind it
+    return {"accepted": host.events.head, "durable": durable, "applied": min(applied, default=None)}
 
 
 def _as_table(facts: dict[str, Any]) -> str:

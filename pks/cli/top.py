@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import sys
 import termios
 import time
@@ -87,13 +88,13 @@ def top(once: bool, interval: float, config: Path | None, data_dir: Path | None,
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         fail("a terminal is needed; use --once for one frame", EXIT_USAGE)
-    with _screen() as keys:
-        _watch(running, host, keys, interval)
+    with _screen() as keys, _asked_to_end() as asked:
+        _watch(running, host, (keys, asked), interval)
 
 
-def _watch(running: Running, host: Host, keys: int, interval: float) -> None:
+def _watch(running: Running, host: Host, ends: tuple[int, int], interval: float) -> None:
     before, wait = look(host), min(interval, FIRST_LOOK_SECONDS)
-    while not _quits(keys, wait):
+    while not _quits(*ends, wait):
         now, wait = look(host), interval
         size = shutil.get_terminal_size()
         lines = [clip(line, size.columns) for line in frame(running, before, now)[: size.lines - 1]]
@@ -110,21 +111,37 @@ def _screen() -> Iterator[int]:
     say(ALTERNATE_SCREEN)
     try:
         yield keys
-    except KeyboardInterrupt:
-        return
     finally:
         termios.tcsetattr(keys, termios.TCSADRAIN, settings)
         say(NORMAL_SCREEN)
 
 
-def _quits(keys: int, seconds: float) -> bool:
-    """Wait so long, or for a key; whether it was one that ends."""
+@contextmanager
+def _asked_to_end() -> Iterator[int]:
+    """SIGINT and SIGTERM as a descriptor that can be read when one came. (An exception may be lost in a callback.)"""
+    came, tell = os.pipe()
+    os.set_blocking(tell, False)
+    former = signal.set_wakeup_fd(tell)
+    handlers = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(former)
+        os.close(came)
+        os.close(tell)
+
+
+def _quits(keys: int, asked: int, seconds: float) -> bool:
+    """Wait so long, for a key, or for a signal; whether it was one that ends."""
     deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([keys], [], [], left)
-        if ready and os.read(keys, 1) in QUIT_KEYS:
+    while True:
+        ready, _, _ = select.select([keys, asked], [], [], max(0.0, deadline - time.monotonic()))
+        if asked in ready or (keys in ready and os.read(keys, 1) in QUIT_KEYS):
             return True
-    return False
+        if not ready:
+            return False
 
 
 # Looking.

@@ -1,4 +1,4 @@
-"""Layouts of the segments themselves: the header page, the directory of a ring, the header of a stream file, the control tables.
+"""Layouts of the segments themselves: header page, directory of a ring, headers of stream and journal files, control tables.
 
 Owned by `segments`; a reader in another language needs HEADER and RING_PLACE besides the slot it is after. Words that a process polls
 or writes on its hot path stand 128 bytes apart from those of other processes.
@@ -10,11 +10,16 @@ import enum
 
 import numpy as np
 
+from pks.base.limits import INSTANCE_CHARACTERS_MAX
+
 SEGMENT_MAGIC = 0x314745532D534B50  # "PKS-SEG1", little endian
 SEGMENT_HEADER_VERSION = 1
 SEGMENT_HEADER_BYTES = 4096
 STREAM_MAGIC = 0x3152545353534B50  # "PKSSSTR1", little endian
 STREAM_HEADER_BYTES = 4096
+JOURNAL_MAGIC = 0x314C4E524A534B50  # "PKSJRNL1", little endian
+JOURNAL_HEADER_VERSION = 1
+JOURNAL_HEADER_BYTES = 4096
 
 
 class SegmentState(enum.IntEnum):
@@ -80,6 +85,24 @@ STREAM_HEADER = np.dtype(
     ]
 )
 assert STREAM_HEADER.itemsize == STREAM_HEADER_BYTES, "one page, so that record n lies at 4096 + n * record_bytes"
+
+
+JOURNAL_HEADER = np.dtype(
+    [
+        ("magic", "<u8"),
+        ("header_version", "<i8"),
+        ("layout_version", "<i8"),
+        ("layout_hash", "<u8"),  # of EVENT and DETAIL
+        ("first_sequence", "<i8"),  # of the file's first place; 0 in the first file
+        ("records", "<i8"),  # places in this file and in every file of the journal
+        ("created_ns", "<i8"),  # UTC
+        ("instance", "S64"),  # of the program that made it
+        ("_reserved", "<u8", (496,)),
+        ("checksum", "<u8"),  # of every byte before it
+    ]
+)
+assert JOURNAL_HEADER.itemsize == JOURNAL_HEADER_BYTES, "one page, so that records can be mapped behind it"
+assert INSTANCE_CHARACTERS_MAX <= 64, "an instance's name fits the header"
 
 
 class CellKind(enum.IntEnum):

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from pks.base.limits import INSTANCE_CHARACTERS_MAX, SEGMENT_RECORDS, SEGMENT_RECORDS_MAX, is_power_of_two
 from pks.layouts.event import EVENT, EVENT_WORDS
+from pks.layouts.segment import JOURNAL_HEADER_BYTES
 from pks.segments.journal_errors import BatchRefused, JournalDiskFailed, JournalFull
 from pks.segments.journal_file import (
     FULL_ERRNOS,
-    JOURNAL_HEADER_BYTES,
     RECORDS_STEP,
     Disk,
     file_bytes,

@@ -1,6 +1,6 @@
 """Journal files: their names, their header page, where a record lies in them, and the one door through which they are changed.
 
-Owns `JOURNAL_HEADER`, the rules of a directory of files, and `Disk`. The other `journal*` modules of this room use it, nobody else needs
+Owns the rules of a directory of files, and `Disk`. The other `journal*` modules of this room use it, nobody else needs
 it, except tests, which give their own `Disk` to record, delay or fail what reaches the platter. May not look into a record.
 
 A file holds a header page and `records` places of 256 bytes; record n lies in file n // records, at 4096 + (n % records) * 256. Place 0 of
@@ -22,32 +22,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pks.base.limits import INSTANCE_CHARACTERS_MAX, SEGMENT_RECORDS_MAX
+from pks.base.limits import SEGMENT_RECORDS_MAX
 from pks.base.units import hash_words
 from pks.layouts.event import DETAIL, EVENT, EVENT_BYTES, EVENT_LAYOUT_VERSION
+from pks.layouts.segment import JOURNAL_HEADER, JOURNAL_HEADER_BYTES, JOURNAL_HEADER_VERSION, JOURNAL_MAGIC
 from pks.segments.journal_errors import JournalFileDamaged, JournalGap, JournalMismatch
 
-JOURNAL_MAGIC = 0x314C4E524A534B50  # "PKSJRNL1", little endian
-JOURNAL_HEADER_VERSION = 1
-JOURNAL_HEADER_BYTES = 4096
 _HEADER_SEED = 0x6A6F75726E616C31
-
-JOURNAL_HEADER = np.dtype(
-    [
-        ("magic", "<u8"),
-        ("header_version", "<i8"),
-        ("layout_version", "<i8"),
-        ("layout_hash", "<u8"),  # of EVENT and DETAIL
-        ("first_sequence", "<i8"),  # of the file's first place; 0 in the first file
-        ("records", "<i8"),  # places in this file and in every file of the journal
-        ("created_ns", "<i8"),  # UTC
-        ("instance", "S64"),  # of the program that made it
-        ("_reserved", "<u8", (496,)),
-        ("checksum", "<u8"),  # of every byte before it
-    ]
-)
-assert JOURNAL_HEADER.itemsize == JOURNAL_HEADER_BYTES, "one page, so that records can be mapped behind it"
-assert INSTANCE_CHARACTERS_MAX <= 64, "an instance's name fits the header"
 
 RECORDS_STEP = JOURNAL_HEADER_BYTES // EVENT_BYTES
 """`records` is a multiple of this, so that every file starts on a page of the view."""

@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from pks.base.errors import Fatal
 from pks.layouts.event import EVENT, EVENT_BYTES, EVENT_WORDS
+from pks.layouts.segment import JOURNAL_HEADER_BYTES
 from pks.segments.journal_errors import JournalFileDamaged, JournalGap, JournalTooLong
-from pks.segments.journal_file import JOURNAL_HEADER_BYTES, JournalFile, check_file, file_bytes, file_path, find_file, list_files
+from pks.segments.journal_file import JournalFile, check_file, file_bytes, file_path, find_file, list_files
 from pks.segments.journal_records import Rows
 
 VIEW_RECORDS_MAX = 1 << 34

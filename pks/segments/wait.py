@@ -1,6 +1,6 @@
 """Waiting on rings: spin, yield or park, and the wake-up of those who sleep.
 
-Owns the choice of strategy, the bounded compiled poll, and the semaphores. A worker has one semaphore (its number is in the ring's
+Owns the bounded compiled poll and the semaphores. A worker has one semaphore (its number is in the ring's
 places) and may watch several rings at once. May not read or publish records. Correctness never rests on a time-out: a reader takes a
 ticket in the ring, looks once more, and only then sleeps; the writer publishes, then looks for tickets. posix_ipc's time-outs run on the
 wall clock, so they only bound a sleep, and the supervisor posts from its tick too.
@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ import posix_ipc
 from numba import njit
 from numpy.typing import NDArray
 
+from pks.base.host import Wait
 from pks.base.limits import PARK_NS_MAX
 from pks.segments.atomics import fence_seq_cst, load_acquire_at, load_relaxed, pause, store_relaxed
 from pks.segments.ring import HEAD, PARKED, PLACES_MAX, Ring, ring_wake
@@ -32,28 +32,6 @@ SPINS_MAX = 50_000
 
 SPINS_YIELD = 200
 """Pauses before the processor is given away: some microseconds, about what a hand-over between two running workers takes."""
-
-
-class Wait(StrEnum):
-    """What a reader does on an empty ring; AUTO is resolved by `choose_wait` before anyone waits."""
-
-    AUTO = "auto"
-    SPIN = "spin"
-    YIELD = "yield"
-    PARK = "park"
-
-
-def choose_wait(wanted: Wait, cores: int, hot_workers: int) -> Wait:
-    """The strategy to use. AUTO spins when each hot worker has a core and one is left for everything else, else parks.
-
-    SPIN with more hot workers than cores becomes PARK: a spinning reader would hold the core that its writer needs.
-    """
-    assert cores > 0 and hot_workers >= 0, "a host has cores"
-    if wanted is Wait.AUTO:
-        return Wait.SPIN if hot_workers < cores else Wait.PARK
-    if wanted is Wait.SPIN and hot_workers > cores:
-        return Wait.PARK
-    return wanted
 
 
 def semaphore_name(number: int, instance: str = "") -> str:

@@ -291,7 +291,7 @@ class Accumulator:
             self.refused_count.add(int(counts[VERDICTS]))
         if self.replaying:
             return
-        if counts[CHANGED]:
+        if counts[CHANGED] or counts[CHANGED_ACCOUNTS]:
             self.context.point("before_slots")
             self._write_slots(out.changed, int(counts[CHANGED]))
             self._write_accounts(out.changed_accounts, int(counts[CHANGED_ACCOUNTS]))

@@ -11,6 +11,8 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,14 @@ def link_group(t, group):
     """Link every record of a placed group."""
     for i in range(group.shape[0]):
         link(t.chains, t.counts, t.instrument_chain, group[i])
+
+
+class Room(Enum):
+    """Is there room in memory for one more idempotency key?"""
+
+    MADE = "yes"
+    LATER = "when the events of other dates are durable, whose keys can go then"
+    NONE = "no: one date alone fills it, or the disk does not take the others"
 
 
 class DayFiles:
@@ -156,7 +166,7 @@ class Booking:
             group = group_at(records, mask, n)
             self.take_definition(*learn_definition(self.catalogue, group))
             return n + len(group)
-        if not self.make_room(int(e["effective_date"])):
+        if self.make_room(int(e["effective_date"])) is not Room.MADE:
             self._replace(
                 dedup=filled(np.zeros((2 * len(self.tables.dedup), 4), np.int64), self.tables.dedup[self.tables.dedup[:, SEQUENCE] != 0])
             )
@@ -202,37 +212,39 @@ class Booking:
             self.evict(held[: len(held) // 2].tolist())
         dates[date] = PARTLY_IN_FILE if self.files.path(date).exists() else IN_MEMORY
 
-    def evict(self, dates: list[int]) -> bool:
-        """Move the keys of some dates to their files, except of dates with an event that is not durable yet; False when none could go.
+    def evict(self, dates: list[int]) -> Room:
+        """Move the keys of some dates to their files, except of dates with an event that is not durable yet. LATER when all have one.
 
         A full disk keeps them in memory.
         """
-        gone = []
-        durable = self.durable()
+        gone, durable, room = [], self.durable(), Room.NONE
         for date in dates:
             rows = rows_of_date(self.tables.dedup, date)
             if len(rows) and rows[:, SEQUENCE].max() > durable:
+                room = Room.LATER
                 continue
             try:
                 self.files.add(date, rows)
             except OSError as error:
                 if error.errno not in FULL_ERRNOS:
                     raise
+                room = Room.NONE
                 break
             gone.append(date)
         self.tables.dedup[:] = without_dates(self.tables.dedup, gone)
         self.tables.counts[KEYS_COUNT] = int((self.tables.dedup[:, SEQUENCE] != 0).sum())
         self.tables.dates[gone] = 0
-        return bool(gone)
+        return Room.MADE if gone else room
 
-    def make_room(self, date: int) -> bool:
-        """Called when a table may be half full: move the oldest dates out, but `date`. False when that one alone fills the table."""
+    def make_room(self, date: int) -> Room:
+        """Called when a table may be half full: move the oldest dates out, but `date`."""
         self._room()
         while 2 * (self.tables.counts[KEYS_COUNT] + 1) > len(self.tables.dedup):
             others = [held for held in np.flatnonzero(self.tables.dates).tolist() if held != date]
-            if not others or not self.evict(others[: max(1, len(others) // 2)]):
-                return False
-        return True
+            room = self.evict(others[: max(1, len(others) // 2)]) if others else Room.NONE
+            if room is not Room.MADE:
+                return room
+        return Room.MADE
 
     def _room(self) -> None:
         if 2 * (self.tables.counts[CHAINS_COUNT] + 2) > len(self.tables.chains):
@@ -295,8 +307,9 @@ class Booking:
         if outcome.records is not None:
             date = int(outcome.records[0]["effective_date"])
             if int(outcome.records[0]["kind"]) in KEYED:
-                if not self.make_room(date):
-                    return refused(Code.BUSY, "effective_date", date)
+                room = self.make_room(date)
+                if room is not Room.MADE:
+                    return replace(refused(Code.BUSY, "effective_date", date), later=room is Room.LATER)
                 self.hold_date(date)
         return outcome
 

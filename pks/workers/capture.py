@@ -33,7 +33,7 @@ from pks.segments.ring import Place, RingReader, RingWriter, ring_claim, ring_co
 from pks.segments.table import RefdataTable
 from pks.segments.wait import Waker
 from pks.topology import Intake
-from pks.workers.booking import Booking, DayFiles
+from pks.workers.booking import Booking, DayFiles, Room
 from pks.workers.checkpoint import latest_checkpoint, load_booking
 from pks.workers.runtime import Context
 
@@ -135,6 +135,7 @@ class Capture:
         self.ended = self.ring.head  # the last end of a batch
         self.open_max = min(OPEN_RECORDS_MAX, self.ring.capacity // 4)
         self.moved_ns = context.clock.monotonic_ns()  # when a step last did anything
+        self.held_back = False  # a source has records for which there is no room yet
         self.accepted_count = context.cells.counter("events_accepted")
         self.duplicate_count = context.cells.counter("duplicates")
         self.refused_count = context.cells.counter("refused")
@@ -223,7 +224,7 @@ class Capture:
 
     def step(self) -> int:
         """Take from every source once, answer what is due, mark the end when all is quiet."""
-        work = 0
+        work, self.held_back = 0, False
         for number, source in enumerate(self.sources):
             if source.reader.lag < 0:
                 self._give_up(source, f"its cursor went back to {source.reader.ring.head}")
@@ -241,7 +242,10 @@ class Capture:
 
     def idle(self) -> None:
         """Wait for records; the journal and the accumulators ring when answers may have become due."""
-        self.waiter.wait(1_000_000 if any(source.owed_count for source in self.sources) else 5_000_000)
+        if self.held_back:
+            self.context.nap(1_000_000)  # what waits in the rings cannot be taken before the journal or an accumulator goes on
+        else:
+            self.waiter.wait(1_000_000 if any(source.owed_count for source in self.sources) else 5_000_000)
 
     def housekeeping(self) -> None:
         """Progress."""
@@ -279,18 +283,26 @@ class Capture:
         while done < len(batch):
             taken, reason = self._take_plain(source, number, batch, rows, done, start + 1 + done, now_ns)
             done += taken
-            if done == len(batch) or reason == RING_FULL:
+            if done == len(batch):
+                break
+            if reason == RING_FULL:
+                self.held_back = True
                 break
             if reason == ANSWERS_FULL:
                 continue
             if reason == TABLE_FULL:
-                if not self.booking.make_room(int(batch[done]["effective_date"])):
+                room = self.booking.make_room(int(batch[done]["effective_date"]))
+                if room is Room.LATER:
+                    self.held_back = True
+                    break
+                if room is Room.NONE:
                     self._reply_busy(source, batch, done, start + 1 + done)
                     done += max(1, int(batch[done]["group_count"]))
                 continue
             if reason == SLOW:
                 used = self._take_group(source, number, batch, done, start + 1 + done, now_ns)
                 if used == 0:
+                    self.held_back = True
                     break
                 done += used
         source.reader.cursor = start + done
@@ -356,7 +368,7 @@ class Capture:
         self.refused_count.add(len(answers) - accepted - duplicates)
 
     def _take_group(self, source: Source, number: int, batch: Any, done: int, ticket: int, now_ns: int) -> int:
-        """Take one group in Python; records used, 0 when the events ring has no room."""
+        """Take one group in Python; records used, 0 when there is no room for it yet."""
         head = batch[done]
         count = max(1, int(head["group_count"]))
         group = batch[done : done + count]
@@ -367,6 +379,8 @@ class Capture:
         if source.intake.number < self.host.sources:
             group["flags"] &= OUTSIDE_FLAGS
         outcome = self._admit(source, group, now_ns)
+        if outcome.later:
+            return 0
         if outcome.code == Code.UNKNOWN_TRADE and int(group[0]["kind"]) in (Kind.AMEND, Kind.CANCEL, Kind.FEE):
             if len(self.parked) < PARKED_TRADES_MAX:
                 self.parked.append(Parked(number, ticket, group, self.context.clock.monotonic_ns() + PARK_SECONDS * 10**9))
@@ -429,7 +443,7 @@ class Capture:
         for _ in range(len(self.parked)):
             waiting = self.parked.popleft()
             outcome = self.booking.admit(waiting.group.copy(), self.context.clock.wall_ns())
-            known = outcome.code != Code.UNKNOWN_TRADE
+            known = outcome.code != Code.UNKNOWN_TRADE and not outcome.later
             late = now >= waiting.deadline_ns
             if not (known or late) or not self._settle(self.sources[waiting.source], outcome, waiting.ticket):
                 self.parked.append(waiting)

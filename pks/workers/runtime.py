@@ -31,12 +31,13 @@ from numpy.typing import NDArray
 from pks.base.clock import Clock, SystemClock
 from pks.base.config import Config, Sizes
 from pks.base.errors import Fatal
+from pks.base.host import Wait
 from pks.layouts.segment import WorkerState
 from pks.segments.atomics import read_word
 from pks.segments.claims import Claim, take_claim
 from pks.segments.counters import OwnerCells, Report
 from pks.segments.slots import TRIES_MAX, slot_read
-from pks.segments.wait import Wait, Waiter, Watched, semaphore_name
+from pks.segments.wait import Waiter, Watched, semaphore_name
 from pks.topology import SYSTEM_STATE_CELL, Host, Paths, SystemState, WorkerPlan, written_by
 from pks.workers.log import Log
 from pks.workers.points import VARIABLE, KillPoints, own_points

@@ -14,6 +14,7 @@ import numpy as np
 
 from pks.base.clock import NS_PER_DAY
 from pks.base.errors import Code
+from pks.base.host import Wait
 from pks.engine.booking.keys import inline_id
 from pks.engine.booking.take import take_trades
 from pks.engine.instruments.definitions import AnyDefinition, Book, Currency, Entity, Instrument, Source
@@ -25,7 +26,7 @@ from pks.layouts.event import EVENT, EVENT_WORDS, REPLY
 from pks.layouts.match import MATCH, VERDICT
 from pks.layouts.slots import UPDATE
 from pks.segments.ring import PLACES_MAX, Place, Ring, RingReader, RingWriter, ring_bytes, ring_claim, ring_commit, ring_wake
-from pks.segments.wait import Wait, Waiter
+from pks.segments.wait import Waiter
 from pks.workers.booking import Booking, DayFiles
 from pks.workers.positions import Positions
 

@@ -30,7 +30,7 @@ from pks.client.producer import NO_ROOM, DoorClosed, NoFreeIntake, Producer, rea
 from pks.engine.booking.admit import Admitted
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.events import definition_event
-from pks.engine.lots.state import KEYS_COUNT, MATCHES, VERDICTS
+from pks.engine.lots.state import KEYS_COUNT, MATCHES, VERDICTS, Results
 from pks.layouts.codes import Kind
 from pks.layouts.event import EVENT
 from pks.layouts.match import MATCH
@@ -42,6 +42,7 @@ from pks.segments.shm import list_segments, retire
 from pks.segments.wait import remove_semaphores
 from pks.topology import Host, Paths
 from pks.workers.dump import dump_events
+from pks.workers.positions import Positions
 from tests.conftest import wait_until
 from tests.crash.programs import NOT_THERE
 from tests.engine_compare import differences, our_matches, their_matches
@@ -408,17 +409,10 @@ class FoldByShard(Fold):
         self.matches_of: list[list[bytes]] = [[] for _ in range(shards)]
         self.verdicts_of: list[list[bytes]] = [[] for _ in range(shards)]
 
-    def _apply_part(self, first: int, last: int) -> None:
-        giver = int(self.records[first]["book_id"])
-        for position in sorted(self.positions, key=lambda p: not p.shard.owns(giver)):
-            index = position.shard.index
-
-            def taken(out: Any, index: int = index) -> None:
-                self.matches_of[index].append(out.matches[: out.counts[MATCHES]].tobytes())
-                self.verdicts_of[index].append(out.verdicts[: out.counts[VERDICTS]].tobytes())
-                self._taken(out)
-
-            position.apply(self.records, -1, first, last, taken)
+    def _taken(self, position: Positions, out: Results) -> None:
+        self.matches_of[position.shard.index].append(out.matches[: out.counts[MATCHES]].tobytes())
+        self.verdicts_of[position.shard.index].append(out.verdicts[: out.counts[VERDICTS]].tobytes())
+        super()._taken(position, out)
 
 
 def quiesce(system: System, feeder: Feeder) -> int:

@@ -39,6 +39,8 @@ DAY_0 = 20_100  # 2025-01-12
 DEDUP_KEYS = 4096
 RECORDS = 8192
 BOOKS = ("A", "B")
+SILENT_SECONDS = 8
+"""Longer than a busy machine keeps a worker from its turn, so that only those that were stopped are killed."""
 
 
 class Desk(Feeder):
@@ -102,17 +104,18 @@ class Desk(Feeder):
         for _ in range(count):
             self.book(self.trade())
 
-    def works(self) -> None:
-        """A trade is booked and answered now."""
+    def works(self, *, after_a_death: bool = False) -> None:
+        """A trade is booked and answered now. A capture that was just killed may have sequenced it: a repeat, then."""
         self.book(self.trade())
         self.settle()
-        assert int(self.sendings[-1].answers[-1]["code"]) == Code.ACCEPTED, self.sendings[-1].answers
+        allowed = {Code.ACCEPTED, Code.DUPLICATE} if after_a_death else {Code.ACCEPTED}
+        assert int(self.sendings[-1].answers[-1]["code"]) in allowed, self.sendings[-1].answers
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("faults")
-    yield from a_system(folder, "fault", dedup_keys=str(DEDUP_KEYS), silent="1.5", clock=str(folder / "clock"))
+    yield from a_system(folder, "fault", dedup_keys=str(DEDUP_KEYS), silent=str(SILENT_SECONDS), clock=str(folder / "clock"))
 
 
 @pytest.fixture(scope="module")
@@ -192,12 +195,18 @@ def test_a_small_disk_without_room_for_anybody(small_disk: Path, seed: int) -> N
             return cell(system, "journal", "disk_is_full") == 1
 
         wait_until(is_full, SECONDS, "no room for the next journal file")
-        wait_until(lambda: not desk.pump(), SECONDS, "the last answers")
-        answered = len(list(desk.answered()))
-        tries = cell(system, "journal", "disk_full")
-        wait_until(lambda: cell(system, "journal", "disk_full") > tries + 5, SECONDS, "more tries")
-        desk.pump()
-        assert len(list(desk.answered())) == answered, "no answer comes"
+        counts = []
+
+        def no_answer_came() -> bool:
+            """While the journal tried five times more; before that it fills the file that it has."""
+            tries = cell(system, "journal", "disk_full")
+            wait_until(lambda: cell(system, "journal", "disk_full") > tries + 5, SECONDS, "more tries")
+            desk.pump()
+            counts.append(len(list(desk.answered())))
+            return counts[-1] == counts[-2] if len(counts) > 1 else False
+
+        wait_until(no_answer_came, SECONDS, "the end of answers")
+        assert counts[-1] < len(desk.sendings), "some have no answer"
         assert max(sequence for _, _, sequence in desk.answered()) <= Host.open(system.instance).durable_sequence
         ballast.unlink()
         desk.settle(120)
@@ -287,7 +296,7 @@ def test_garbage_from_one_producer_hurts_nobody_else(system: System, desk: Desk,
     before, capture = restarts(system), system.children()["capture"]
     other = Producer.open(system.instance, system.data_dir)
     requests, replies = other.intake.requests, other.intake.replies
-    good = [desk.trade(note="n" * 300), desk.trade()]
+    good = [desk.trade(trade_id="spoilt-1", note="n" * 300), desk.trade(trade_id="spoilt-2")]  # ids that no later trade can have
     for _ in range(40):
         for _ in range(25):
             other.requests.publish(garbage(rng, good[int(rng.integers(0, 2))]))
@@ -306,7 +315,7 @@ def test_garbage_from_one_producer_hurts_nobody_else(system: System, desk: Desk,
     number = other.number
     other.close()
     system.kill("capture")
-    desk.works()
+    desk.works(after_a_death=True)
     wait_until(lambda: system.children().get("capture", capture) != capture, SECONDS, "another capture")
     system.wait_whole()
     assert restarts(system) == {**before, "capture": before["capture"] + 1}

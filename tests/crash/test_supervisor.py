@@ -111,7 +111,14 @@ def system(tmp_path: Path) -> Iterator[System]:
 def kill_and_wait(pid: int) -> None:
     process = psutil.Process(pid)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, SECONDS, f"the end of {pid}")
+    wait_until(lambda: has_ended(process), SECONDS, f"the end of {pid}")
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def gone(pids: list[int]) -> bool:

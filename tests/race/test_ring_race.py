@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numba import njit
 
+from pks.base.host import Wait
 from pks.segments import ring as rings
 from pks.segments.atomics import pause
 from pks.segments.ring import (
@@ -24,7 +25,7 @@ from pks.segments.ring import (
     ring_read_free,
 )
 from pks.segments.stream import FILE_PLACE, StreamLayout, StreamReader, StreamWriter
-from pks.segments.wait import Wait, Waiter, Waker, make_semaphores, remove_semaphores, semaphore_name
+from pks.segments.wait import Waiter, Waker, make_semaphores, remove_semaphores, semaphore_name
 from tests.race.processes import CORES, child, wait_for
 from tests.race.variants import variant
 

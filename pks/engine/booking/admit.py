@@ -69,6 +69,7 @@ class Admitted:
     field_name: str = ""
     value: int = 0
     other: int = 0
+    later: bool = False  # not yet: who can wait asks again when more is durable
 
 
 def refused(code: Code, field_name: str = "", value: int = 0, other: int = 0) -> Admitted:

@@ -60,6 +60,7 @@ from pks.engine.lots.state import (
     METHODS_COUNT,
     REFUSED_COUNT,
     REVISIONS_COUNT,
+    RUN,
     SEQUENCE,
     VERDICTS,
     Array,
@@ -247,9 +248,10 @@ class Shard:
     def flush(self) -> None:
         """Hand on what was said since the last time."""
         counts = self.out.counts
-        if counts[MATCHES] or counts[VERDICTS] or counts[CHANGED]:
+        if counts[MATCHES] or counts[VERDICTS] or counts[CHANGED] or counts[CHANGED_ACCOUNTS]:
             self.taken(self.out)
         clear(self.out)
+        self.state.meta[RUN] += 1  # a key that changes again is listed again
 
     def _room(self, matches: int = 0, accounts: int = 0) -> None:
         """Make the results hold that many more records and account changes, and one more key and verdict."""

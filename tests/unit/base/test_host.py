@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import pks
-from pks.base.host import HostFacts, choose_wait, code_hash, findings, host_facts, prepare_numba_cache
+from pks.base.host import HostFacts, Wait, choose_wait, code_hash, findings, host_facts, prepare_numba_cache
 from pks.base.limits import CACHE_FOLDERS_MAX
 
 PACKAGE = Path(pks.__file__).parent
@@ -103,19 +103,27 @@ def test_cpu_quota_is_the_tightest_of_the_groups_around_us(
 
 
 @pytest.mark.parametrize(
-    ("cores", "quota", "hot_workers", "expected"),
+    ("cores", "quota", "usable"),
+    [(8, None, 8), (8, 2.5, 2), (8, 3.9, 3), (1, 0.5, 1)],
+)
+def test_usable_cores_are_whole_ones(cores: int, quota: float | None, usable: int) -> None:
+    assert changed(cores=tuple(range(cores)), cpu_quota=quota).usable_cores == usable
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "hot", "chosen"),
     [
-        (8, None, 3, "spin"),
-        (4, None, 3, "spin"),
-        (3, None, 3, "yield"),
-        (2, None, 3, "park"),
-        (8, 2.5, 3, "park"),
-        (8, 3.9, 3, "yield"),
-        (1, 0.5, 1, "yield"),
+        (Wait.AUTO, 8, 4, Wait.SPIN),
+        (Wait.AUTO, 4, 4, Wait.PARK),
+        (Wait.AUTO, 2, 5, Wait.PARK),
+        (Wait.SPIN, 4, 4, Wait.SPIN),
+        (Wait.SPIN, 2, 3, Wait.PARK),
+        (Wait.YIELD, 1, 9, Wait.YIELD),
+        (Wait.PARK, 64, 1, Wait.PARK),
     ],
 )
-def test_auto_wait_never_spins_with_more_hot_workers_than_cores(cores: int, quota: float | None, hot_workers: int, expected: str) -> None:
-    assert choose_wait(hot_workers, changed(cores=tuple(range(cores)), cpu_quota=quota)) == expected
+def test_auto_wait_never_spins_with_more_hot_workers_than_cores(wanted: Wait, cores: int, hot: int, chosen: Wait) -> None:
+    assert choose_wait(wanted, cores, hot) is chosen
 
 
 def test_a_good_machine_has_nothing_to_say_against_it() -> None:

@@ -115,7 +115,7 @@ def test_pipe_is_no_terminal(pks_run: Run, live: SmallHost, tmp_path: Path) -> N
     assert (result.exit_code, result.stderr) == (2, "pks: a terminal is needed; use --once for one frame\n")
 
 
-@pytest.mark.parametrize("end", ["q", "interrupt"])
+@pytest.mark.parametrize("end", ["q", "SIGINT", "SIGTERM"])
 def test_screen_is_given_back(live: SmallHost, tmp_path: Path, end: str) -> None:
     controller, terminal = pty.openpty()
     environ = os.environ | {"PKS_DATA_DIR": str(tmp_path), "TERM": "xterm"}
@@ -135,7 +135,7 @@ def _watch_and_end(controller: int, process: subprocess.Popen[bytes], end: str) 
     if end == "q":
         os.write(controller, b"xq")
     else:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.Signals[end])
     rest = _read_until(controller, b"\x1b[?1049l")
     assert rest.endswith(b"\x1b[?1049l")
     assert process.wait(10) == 0

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 from pks.layouts.event import EVENT_LAYOUT_VERSION
+from pks.layouts.segment import JOURNAL_HEADER, JOURNAL_HEADER_BYTES
 from pks.segments import journal_file
 from pks.segments.journal_errors import JournalFileDamaged, JournalGap, JournalMismatch
 from pks.segments.journal_file import (
-    JOURNAL_HEADER,
-    JOURNAL_HEADER_BYTES,
     file_bytes,
     file_path,
     find_file,

@@ -10,9 +10,10 @@ import pytest
 from numba import int64
 from numba.core import config
 
+from pks.base.host import Wait
 from pks.segments import wait as waits
 from pks.segments.ring import PARKED, Place, Ring, RingReader, RingWriter, ring_bytes, ring_wake
-from pks.segments.wait import Wait, Waiter, Waker, choose_wait, make_semaphores, post_all, remove_semaphores, semaphore_name
+from pks.segments.wait import Waiter, Waker, make_semaphores, post_all, remove_semaphores, semaphore_name
 from tests.unit.segments.cross import kernel_assembly
 
 RECORD = np.dtype([("sequence", "<i8")])
@@ -29,22 +30,6 @@ def semaphores(instance):
 def make_ring() -> Ring:
     area = np.zeros(ring_bytes(16, 8) // 8, np.int64)
     return Ring.format(area, "scratch", RECORD, 16, places=(Place("a", gating=True, semaphore=0), Place("b", semaphore=1), Place("c")))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "cores", "hot", "chosen"),
-    [
-        (Wait.AUTO, 8, 4, Wait.SPIN),
-        (Wait.AUTO, 4, 4, Wait.PARK),
-        (Wait.AUTO, 2, 5, Wait.PARK),
-        (Wait.SPIN, 4, 4, Wait.SPIN),
-        (Wait.SPIN, 2, 3, Wait.PARK),
-        (Wait.YIELD, 1, 9, Wait.YIELD),
-        (Wait.PARK, 64, 1, Wait.PARK),
-    ],
-)
-def test_choice(wanted, cores, hot, chosen) -> None:
-    assert choose_wait(wanted, cores, hot) is chosen
 
 
 @pytest.mark.parametrize("wait", [Wait.SPIN, Wait.YIELD, Wait.PARK])
