@@ -30,6 +30,7 @@ from pks.segments.errors import LayoutUnknown, RingLapped
 from pks.segments.journal_records import seal
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import Place, RingReader, RingWriter, ring_claim, ring_commit, ring_cursor
+from pks.segments.slots import VERSION_WORDS, slot_current
 from pks.segments.table import RefdataTable
 from pks.segments.wait import Waker
 from pks.topology import Intake
@@ -572,6 +573,7 @@ def warm() -> None:
     events = np.zeros(16, EVENT)
     seal_batch(events, events.view(np.int64).reshape(-1, EVENT_WORDS), 15, 1, 2, True)
     due(np.zeros(1, REPLY), 0, np.zeros((4, 2), np.int64))
+    slot_current(np.zeros((2, VERSION_WORDS + 2), np.int64), 0)
     pair_copy(np.ones((2, 2), np.int64), np.zeros((4, 2), np.int64))
     pair_set(np.zeros((4, 2), np.int64), 1, 1)
     pair_find(np.zeros((4, 2), np.int64), 1)

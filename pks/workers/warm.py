@@ -35,6 +35,10 @@ NOW_NS = (DAY + 30) * NS_PER_DAY
 CAPACITY = 1 << 10
 
 
+def _book(code: str, method: Method, oversell: Oversell) -> Book:
+    return Book(code=code, entity="E", method=method.name, oversell=oversell.name, report_currency="USD", zone="UTC")
+
+
 def _definitions() -> list[AnyDefinition]:
     common: dict[str, Any] = {
         "currency": "USD",
@@ -50,10 +54,8 @@ def _definitions() -> list[AnyDefinition]:
         Currency(code="BTC", minor_digits=8),
         Entity(code="E", functional_currency="USD", timezone="UTC"),
         Source(code="S"),
-        *(
-            Book(code=method.name, entity="E", method=method.name, oversell=oversell.name, report_currency="USD", zone="UTC")
-            for method, oversell in zip(Method, (Oversell.FLIP, Oversell.REJECT) * 3, strict=False)
-        ),
+        *(_book(method.name, method, oversell) for method, oversell in zip(Method, (Oversell.FLIP, Oversell.REJECT) * 3, strict=False)),
+        _book("OTHER", Method.FIFO, Oversell.FLIP),
         Instrument(code="LINEAR", asset_class="FUTURE", base_currency="BTC", cleared=True, **common, **flags),
         Instrument(
             code="INVERSE", asset_class="CRYPTO_PERP", base_currency="BTC", contract_type="INVERSE", cleared=False, **common, **flags
@@ -124,11 +126,16 @@ def _book_everything(core: SmallCore) -> None:
     core.correct(Kind.FEE, traded, flags=Flag.HAS_FEE, **{**fee, "fee_currency_id": 1})
     core.correct(Kind.AMEND, traded, price_raw=9_900, subject=4, flags=Flag.HAS_PRICE)
     core.book(core.event(Kind.TRADE, side=Side.SELL, qty_raw=900_000))  # a flip
-    core.book(core.event(Kind.TRANSFER, to_book_id=3, side=0, qty_raw=100))
+    moved = core.event(Kind.TRANSFER, to_book_id=3, side=0, qty_raw=100)
+    core.book(moved)
+    core.correct(Kind.FEE, moved, flags=Flag.HAS_FEE, **fee)
     core.book(core.event(Kind.TRANSFER, to_book_id=3, side=0, qty_raw=100, trade_time_ns=(DAY - 2) * NS_PER_DAY))
+    core.book(core.event(Kind.TRANSFER, to_book_id=len(Method) + 1, side=0, qty_raw=100))  # a book that had nothing
     for days in (1, -1):
         core.book(core.event(Kind.ACTION, 0, qty_raw=3, price_raw=2, effective_date=DAY + days, flags=0))
         core.book(core.event(Kind.FIXING, 0, effective_date=DAY + days + 1, flags=Flag.HAS_PRICE))
+    for method in (Method.LIFO, Method.SPECIFIC, Method.AVERAGE, Method.HIFO):
+        core.book(definition_event(_book(Method.FIFO.name, method, Oversell.FLIP)))
 
 
 def warm_fold() -> None:
@@ -170,7 +177,8 @@ def warm_rings() -> None:
         ring = Ring.format(area, "warm", dtype, 16, places=[Place("gate", True, None), Place("free", False, None)])
         writer, gate, free = RingWriter(ring), RingReader(ring, "gate"), RingReader(ring, position=-1)
         writer.free(1)
-        writer.publish_all(np.zeros(2, dtype))
+        writer.publish_all(np.zeros(1, dtype))
+        writer.publish(np.zeros(1, dtype))
         assert len(gate.read(4)) == len(free.read(4)) == 2, "both read what was published"
         gate.finish()
         ring_claim(ring.control, 1)

@@ -573,7 +573,8 @@ class Shard:
         """Say the match sets that are new or changed, of entries from `first_entry` on."""
         key, start = self.state.keys[k], min(first_entry, new.at)
         old_sets, new_sets = old.sets[first_entry:], new.sets[start:]
-        old_sequences, new_sequences = old.entries["sequence"][first_entry:], new.entries["sequence"][start:]
+        old_sequences = np.ascontiguousarray(old.entries["sequence"][first_entry:])  # one type of array, also where one is left
+        new_sequences = np.ascontiguousarray(new.entries["sequence"][start:])
         into = np.empty((len(old_sequences) + len(new_sequences) + 1, 5), np.int64)
         count = changed_sets(old.out.matches, old_sequences, old_sets, new.out.matches, new_sequences, new_sets, into)
         cause = int(key["cause"])
