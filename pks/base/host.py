@@ -29,6 +29,9 @@ NOFILE_MIN = 4096
 
 SHM_PATH = "dev/shm"
 
+ROOMS_WITHOUT_KERNELS = ("cli", "tui")
+"""Rooms whose code is never compiled and that nothing compiled imports: a change there leaves the compiled code as it is."""
+
 
 class Wait(StrEnum):
     """What a reader does on an empty ring; AUTO is resolved by `choose_wait` before anyone waits."""
@@ -148,7 +151,8 @@ def prepare_numba_cache(package: Path | None = None, environ: MutableMapping[str
 
 
 def code_hash(package: Path, environ: MutableMapping[str, str] = os.environ) -> str:
-    """Name of everything that shapes compiled code: every .py under `package`, Python, numba, llvmlite, and numba's settings.
+    """Name of everything that shapes compiled code: every .py under `package` outside ROOMS_WITHOUT_KERNELS, Python, numba, llvmlite,
+    and numba's settings.
 
     The settings count because numba does not put them into its own key: code made with NUMBA_BOUNDSCHECK=1 would serve a run without.
     """
@@ -163,10 +167,11 @@ def code_hash(package: Path, environ: MutableMapping[str, str] = os.environ) -> 
 
 
 def _sources(package: Path) -> Iterator[tuple[str, bytes]]:
-    """Relative path and content of every .py, in one order on every machine."""
+    """Relative path and content of every .py that may hold or feed a kernel, in one order on every machine."""
     prefix = len(str(package)) + 1
     for folder, folders, files in os.walk(package):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        left_out = ROOMS_WITHOUT_KERNELS if len(folder) < prefix else ()
+        folders[:] = sorted(name for name in folders if name != "__pycache__" and name not in left_out)
         for name in sorted(files):
             if name.endswith(".py"):
                 path = f"{folder}/{name}"

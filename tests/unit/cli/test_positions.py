@@ -128,6 +128,8 @@ def test_arrow_file_has_what_json_has(pks_run: Run, desk_day_dir: Path, tmp_path
     table = pa.ipc.open_file(path).read_all()
     assert table.column_names == FIELDS
     assert [Decimal(value) for value in table["cost"].to_pylist()] == [Decimal(row["cost"]) for row in rows]
+    stream = pks_run(desk_day_dir, "positions", "--arrow", "--book", rows[0]["book"]).stdout_bytes
+    assert set(pa.ipc.open_stream(stream).read_all()["book"].to_pylist()) == {rows[0]["book"]}
 
 
 def test_table_has_totals_by_currency(pks_run: Run, desk_day_dir: Path) -> None:
