@@ -17,6 +17,7 @@ from pks.edges.files.rows import TradeRow
 from pks.engine.booking.border import Border
 from pks.engine.booking.keys import inline_id
 from pks.engine.instruments.definitions import Account, Book, Currency, Entity, Instrument, Source
+from pks.engine.instruments.events import definition_event
 from pks.layouts.codes import Flag, Kind, Subject
 from pks.layouts.event import EVENT
 from tests.harness import NOW_NS, Core
@@ -27,8 +28,10 @@ DAY_0 = NOW_NS // NS_PER_DAY - 10
 class Small:
     """Books A and B, instrument X (linear, price_scale 2); every method returns the code of the answer."""
 
-    def __init__(self, folder: Path, method: str = "FIFO", oversell: str = "FLIP", shards: int = 1, **instrument: Any) -> None:
-        self.core = Core(folder, shards, keys=4, lots=8)
+    def __init__(
+        self, folder: Path, method: str = "FIFO", oversell: str = "FLIP", shards: int = 1, *, batch: int = 1, **instrument: Any
+    ) -> None:
+        self.core = Core(folder, shards, batch=batch, keys=4, lots=8)
         for code in ("USD", "EUR", "BTC", "BNB", "RUB", "CHF"):
             self.core.define(Currency(code=code, minor_digits=2))
         self.core.define(Entity(code="E", functional_currency="USD", timezone="UTC"))
@@ -57,6 +60,16 @@ class Small:
         return self.core.define(
             Book(code=code, entity="E", method=method, oversell=oversell, report_currency="USD", zone="UTC", name=f"{method} {oversell}")
         )
+
+    def method(self, method: str, day: int, book: str = "A") -> Code:
+        """Let the book go by another method from `day` on."""
+        self.number += 1
+        changed = Book(
+            code=book, entity="E", method=method, oversell="FLIP", report_currency="USD", zone="UTC", name=f"{method} {self.number}"
+        )
+        group = definition_event(changed)
+        group[0]["effective_date"] = DAY_0 + day
+        return Code(self.core.book(group).code)
 
     def row(self, day: int = 0, **fields: str) -> Code:
         """Book one row; `day` gives trade_time where none is given."""

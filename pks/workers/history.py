@@ -5,13 +5,15 @@ Owns the order in which keys are folded together when transfers join them. Sourc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pks.engine.lots.shard import Fold, MovedSet, Shard
-from pks.engine.lots.state import KEYS_COUNT, SEQUENCE
+from pks.engine.lots.shard import MovedSet, Shard
+from pks.engine.lots.side import Desk, Fold
+from pks.engine.lots.state import KEYS_COUNT, MATCHES, SEQUENCE
 from pks.layouts.codes import Kind, MatchKind
 from pks.layouts.state import KEY
 from pks.workers.positions import Positions
@@ -51,30 +53,50 @@ def as_of(records: Any, mask: int, last: int, time_ns: int | None = None, sequen
     shard = known_at(records, mask, last, sequence).shard
     if time_ns is None:
         return [_told(shard.state, k, np.zeros(0, shard.out.matches.dtype)) for k in range(int(shard.state.meta[KEYS_COUNT]))]
-    return _fold_together(shard, time_ns)
+    return fold_together(shard, time_ns)
 
 
-def _fold_together(shard: Shard, time_ns: int) -> list[KeyAsOf]:
-    """Fold all keys as of `time_ns`: each goes on alone up to its next transfer, whose lots its giver has given by then."""
+def _no_step() -> None:
+    """For folds that nobody watches."""
+
+
+def fold_together(shard: Shard, time_ns: int, step: Callable[[], None] = _no_step) -> list[KeyAsOf]:
+    """Every key as of `time_ns` from a fold of all books that has come to the last event that is known; changes nothing of it.
+
+    Each key goes on alone up to its next transfer, whose lots its giver has given by then. step: called twice a key.
+    """
+    live_sets, shard.sets = shard.sets, {}
+    try:
+        return _fold_together(shard, time_ns, step)
+    finally:
+        shard.sets = live_sets
+
+
+def _fold_together(shard: Shard, time_ns: int, step: Callable[[], None]) -> list[KeyAsOf]:
     state, known = shard.state, int(shard.state.meta[SEQUENCE])
-    shard.sets = {}
-    rows = {(int(state.keys[k]["book_id"]), int(state.keys[k]["instrument_id"])): k for k in range(int(state.meta[KEYS_COUNT]))}
-    folds = {name: shard.fold(k, shard.sequences_of(k), known, LAST, time_ns) for name, k in rows.items()}
+    folds: dict[Key, Fold] = {}
     transfers = []
-    for (book_id, instrument_id), fold in folds.items():
-        for i in np.flatnonzero((fold.entries["kind"] == Kind.TRANSFER) & (fold.entries["book_id"] == book_id)).tolist():
-            e = fold.entries[i]
-            transfers.append(
-                (int(e["effective_date"]), int(e["sequence"]), i, (book_id, instrument_id), (int(e["to_book_id"]), instrument_id))
-            )
+    for k in range(int(state.meta[KEYS_COUNT])):
+        book_id, instrument_id = int(state.keys[k]["book_id"]), int(state.keys[k]["instrument_id"])
+        live = shard.versions(k, shard.sequences_of(k), time_ns).live(known)
+        fold = shard.fold(k, live, known, LAST, Desk(len(live)))
+        folds[book_id, instrument_id] = fold
+        for i in np.flatnonzero(fold.live.kinds == Kind.TRANSFER).tolist():
+            e = fold.entry(i)
+            if e["book_id"] == book_id:
+                transfers.append(
+                    (int(e["effective_date"]), int(e["sequence"]), i, (book_id, instrument_id), (int(e["to_book_id"]), instrument_id))
+                )
+        step()
     for _, sequence, i, giver, receiver in sorted(transfers):
         _give(shard, folds, sequence, i, giver, receiver)
     told = []
     for name, fold in folds.items():
-        _run(fold, len(fold.entries), name)
+        _run(fold, len(fold.live), name)
         fold.finish()
-        if len(fold.entries):
-            told.append(_told(fold.scratch, 0, fold.records()))
+        if len(fold.live):
+            told.append(_told(fold.scratch, 0, fold.out.matches[: fold.out.counts[MATCHES]].copy()))
+        step()
     return told
 
 
@@ -82,11 +104,11 @@ def _give(shard: Shard, folds: dict[Key, Fold], sequence: int, i: int, giver: Ke
     """Fold the giver up to its transfer at entry `i`, and hand the lots to the receiver's fold."""
     fold, other = folds[giver], folds.get(receiver)
     _run(fold, i + 1, giver)
-    moved = fold.records(i)
+    moved = fold.set_of(i)
     moved = moved[moved["kind"] == MatchKind.MOVED]
     shard.sets[sequence] = [MovedSet(sequence, sequence, 0, moved)]
     if other is not None:
-        at = np.flatnonzero(other.entries["sequence"] == sequence)
+        at = np.flatnonzero(other.live.firsts == sequence)
         if len(at):
             other.hand(int(at[0]), moved)
 

@@ -20,7 +20,7 @@ from pks.engine.booking.take import take_trades
 from pks.engine.instruments.definitions import AnyDefinition, Book, Currency, Entity, Instrument, Source
 from pks.engine.instruments.events import definition_event
 from pks.engine.lots.snapshot import export_state, import_state
-from pks.engine.lots.state import KEYS_COUNT
+from pks.engine.lots.state import ANCHOR_EVENTS, KEYS_COUNT
 from pks.layouts.codes import Flag, Kind, Method, Oversell, Side
 from pks.layouts.event import EVENT, EVENT_WORDS, REPLY
 from pks.layouts.match import MATCH, VERDICT
@@ -72,6 +72,7 @@ class SmallCore:
         self.journal = self.records.view()
         self.journal.flags.writeable = False
         self.live = Positions(self.journal, keys=8, lots=16)
+        self.live.shard.state.meta[ANCHOR_EVENTS] = 1  # so that derivations go on from anchors
         self.number = 0
         for definition in _definitions():
             self.book(definition_event(definition))

@@ -189,9 +189,8 @@ class KeyState:
         return fees.get(base, ZERO) if base is not None and base != self.instrument.pnl_currency else ZERO
 
     def _charge(self, fees: Mapping[str, Fraction]) -> None:
-        for currency, amount in fees.items():
-            if amount:
-                self.fees[currency] = self.fees.get(currency, ZERO) + amount
+        for currency, amount in fees.items():  # a currency counts once a fee was charged in it, also where fees cancel out
+            self.fees[currency] = self.fees.get(currency, ZERO) + amount
 
     def _add_to_account(self, account: str | None, change: Fraction) -> None:
         name = account or ""

@@ -71,13 +71,15 @@ class Entry:
         return self.kind == "TRANSFER" and self.event.get("to_book") not in (None, self.event["book"])
 
     def fees(self, time_ns: int | None) -> dict[str, Fraction]:
-        """Its own fee (the latest amend's) and all FEE events, by currency; with a time, FEE events up to it."""
-        total: dict[str, Fraction] = {}
+        """Its own fee (the latest amend's) and all FEE events, by currency, 0 where they cancel out; with a time, FEE events up to it."""
+        parts: list[tuple[str, Fraction]] = []
         if self.event.get("fee") is not None:
-            total[self.event["fee_currency"]] = exact(self.event["fee"])
-        for fee in self.added_fees:
-            if time_ns is None or fee.trade_time_ns <= time_ns:
-                total[fee.currency] = total.get(fee.currency, ZERO) + fee.amount
+            parts.append((self.event["fee_currency"], exact(self.event["fee"])))
+        parts += [(fee.currency, fee.amount) for fee in self.added_fees if time_ns is None or fee.trade_time_ns <= time_ns]
+        total: dict[str, Fraction] = {}
+        for currency, amount in parts:
+            if amount:
+                total[currency] = total.get(currency, ZERO) + amount
         return total
 
     def known_by(self, time_ns: int | None) -> bool:

@@ -10,7 +10,6 @@ Source: design.md sections 3 and 4; backoffice.md section 2.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pks.base.errors import Code
 from pks.base.units import (
@@ -41,7 +40,7 @@ from pks.engine.lots.money import (
     ten_to_the,
     trade_value,
 )
-from pks.engine.lots.pool import lot_find, lot_held, lot_insert, lot_remove, lot_take_row, lots_reorder
+from pks.engine.lots.pool import heap_pop, lot_find, lot_held, lot_insert, lot_remove, lot_take_row, lots_reorder
 from pks.engine.lots.state import ACCOUNTS_COUNT, CHANGED_ACCOUNTS, MATCHES
 from pks.layouts.codes import Contract, Flag, Kind, LotFlag, MatchKind, Method, Oversell, PositionFlag
 
@@ -690,22 +689,32 @@ def split_total(qty_raw, numerator, denominator, unit):
     return total, rest, over | more
 
 
-@njit(cache=True)
-def lots_in_order(state, k):
-    """int64[open_lots]: rows in the order in which the key's method would close them."""
+@kernel
+def lots_chain(state, k):
+    """First lot that the key's method would close, or -1. The key goes by FIFO then; `lot_following` knows the order that it had."""
     keys, lots = state.keys, state.lots
-    rows = np.empty(keys[k].open_lots, np.int64)
-    backwards = keys[k].method == LIFO
-    row = np.int64(keys[k].newest if backwards else keys[k].oldest)
-    for i in range(rows.shape[0]):
-        rows[i] = row
-        row = np.int64(lots[row].older if backwards else lots[row].newer)
-    if keys[k].method == HIFO:
-        prices = np.empty(rows.shape[0], np.int64)
-        for i in range(rows.shape[0]):
-            prices[i] = lots[rows[i]].price_raw if lots[rows[i]].qty_raw < 0 else ~lots[rows[i]].price_raw
-        rows = rows[np.argsort(prices, kind="mergesort")]
-    return rows
+    if keys[k].method != HIFO:
+        first = np.int64(keys[k].newest if keys[k].method == LIFO else keys[k].oldest)
+        lots_reorder(state, k, FIFO)
+        return first
+    first, before = np.int64(keys[k].heap), np.int64(-1)
+    row = first
+    while row >= 0:
+        following = heap_pop(lots, row)
+        if before >= 0:
+            lots[before].child = row
+        lots[row].child = -1
+        before, row = row, following
+    keys[k].method, keys[k].heap = FIFO, -1
+    return first
+
+
+@kernel
+def lot_following(state, row, method):
+    """The lot behind `row` in the order of the method that the key had before `lots_chain`, or -1."""
+    if method == HIFO:
+        return np.int64(state.lots[row].child)
+    return np.int64(state.lots[row].older if method == LIFO else state.lots[row].newer)
 
 
 @kernel
@@ -731,7 +740,7 @@ def split_refusal(state, k, e, unit):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def split(state, out, k, e, forced):
     """A split of `qty_raw` (new) for `price_raw` (old) on every lot of the key, by cumulated truncation. Source: design.md section 4."""
     keys, lots = state.keys, state.lots
@@ -757,16 +766,15 @@ def split(state, out, k, e, forced):
     if over or not money_fits(keys, k, cash_hi, cash_lo, np.int64(0), np.int64(0)):
         return MONEY_OVERFLOW
     method = keys[k].method
-    rows = lots_in_order(state, k)
-    lots_reorder(state, k, FIFO)
+    row = lots_chain(state, k)
     account_split(state, out, k, e, numerator, denominator, unit)
     old_sum, new_sum = np.int64(0), np.int64(0)
     carry_hi, carry_lo = np.int64(0), np.int64(0)
     kept = np.int64(-1)
     first = out.counts[MATCHES]
-    for i in range(rows.shape[0]):
-        row = rows[i]
+    while row >= 0:
         lot = lots[row]
+        following = lot_following(state, row, method)
         old_qty = lot.qty_raw
         old_sum += old_qty
         total, _, _ = split_total(old_sum, numerator, denominator, unit)
@@ -774,25 +782,26 @@ def split(state, out, k, e, forced):
         new_sum = total
         hi, lo, _ = add_128(lot.cost_hi, lot.cost_lo, carry_hi, carry_lo)
         carry_hi, carry_lo = np.int64(0), np.int64(0)
-        if paid and i == rows.shape[0] - 1:
+        if paid and following < 0:
             cost_hi, cost_lo = fraction_cost(new_qty, hi, lo, rest, denominator, unit)
             pay(state, out, k, e, row, cost_hi, cost_lo, cash_hi, cash_lo)
             hi, lo, _ = sub_128(hi, lo, cost_hi, cost_lo)
         price_hi, price_lo = mul_64(lot.price_raw, denominator)
         _, price_raw = div_half_even_128_64(price_hi, price_lo, numerator)
-        if new_qty == 0 and i == rows.shape[0] - 1 and kept < 0 and (hi != 0 or lo != 0):  # nothing is left to bear it: lost
+        if new_qty == 0 and following < 0 and kept < 0 and (hi != 0 or lo != 0):  # nothing is left to bear it: lost
             pay(state, out, k, e, row, hi, lo, np.int64(0), np.int64(0))
             hi, lo = np.int64(0), np.int64(0)
         if new_qty == 0:
             carry_hi, carry_lo = hi, lo
             lot_remove(state, k, row)
+            row = following
             continue
         lots[row].flags &= ~EXACT
         lots[row].qty_raw = new_qty
         lots[row].cost_hi = hi
         lots[row].cost_lo = lo
         lots[row].price_raw = price_raw
-        kept = row
+        kept, row = row, following
     if kept >= 0:
         hi, lo, _ = add_128(lots[kept].cost_hi, lots[kept].cost_lo, carry_hi, carry_lo)
         lots[kept].cost_hi = hi

@@ -130,8 +130,8 @@ def key_find(state, book_id, instrument_id):
 
 
 @kernel
-def key_at(state, book_id, instrument_id, date, sequence):
-    """Row of the key, made at the place (date, sequence) when it is new."""
+def key_at(state, book_id, instrument_id):
+    """Row of the key. A new one is as it stands behind every change of policy: what falls before the last of them is derived."""
     k = key_find(state, book_id, instrument_id)
     if k >= 0:
         return k
@@ -139,7 +139,7 @@ def key_at(state, book_id, instrument_id, date, sequence):
     state.meta[KEYS_COUNT] = k + 1
     pair_set(state.index, packed(book_id, instrument_id), k)
     policy = state.instruments[instrument_id]
-    key_clear(state, k, book_id, instrument_id, method_at(state, book_id, policy.asset_class_id, date, sequence, LAST_SEQUENCE))
+    key_clear(state, k, book_id, instrument_id, method_at(state, book_id, policy.asset_class_id, LAST_DATE, LAST_SEQUENCE, LAST_SEQUENCE))
     key = state.keys[k]
     key.slot, key.anchor, key.anchors_count = -1, 0, 0
     key.last_date = max(np.int64(policy.last_action_date), last_change_date(state, book_id, policy.asset_class_id))

@@ -47,6 +47,7 @@ DERIVE = 1  # keys wait for a re-derivation, now
 SPECIAL = 2  # the event at `next` acts on many keys or on reference data: apply it, then go on behind it
 ROOM = 3  # a table is too small for the event at `next`: grow it, then go on
 FULL = 4  # the results are full: take them, then go on
+JUDGE = 6  # the event at `next` corrects one that waits for its verdict: derive its key, then go on
 ANCHOR = 5  # the event at `next` is the first of a later date on a key with many: keep a copy of the key, then go on
 
 
@@ -178,7 +179,7 @@ def run(state, out, events, mask, first, last, shard, shards):
                 if k >= 0 and wants_anchor(state, k, np.int64(e.effective_date)):
                     return n, ANCHOR
                 if k < 0:
-                    k = key_at(state, e.book_id, e.instrument_id, np.int64(e.effective_date), e.sequence)
+                    k = key_at(state, e.book_id, e.instrument_id)
                 derive = place_trade(state, out, k, e)
         elif (kind == AMEND or kind == CANCEL or kind == FEE) and e.to_book_id == 0:
             if e.book_id != 0 and (shards == 1 or shard_of(e.book_id, shards) == shard):
@@ -187,6 +188,8 @@ def run(state, out, events, mask, first, last, shard, shards):
                     lack = has_room(state, state.keys[k].open_lots, out)
                     if lack != 0:
                         return n, lack
+                    if state.keys[k].dirty and e.original > state.keys[k].judged:
+                        return n, JUDGE
                     derive = place_correction(state, out, k, e)
         elif kind != TICK and kind != EPOCH and kind != DETAIL and kind != CASHFLOW:
             return n, SPECIAL

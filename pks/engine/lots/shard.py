@@ -6,7 +6,6 @@ the same object in an accumulator, in the shadow, in an as-of question and in `p
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,23 +13,28 @@ from typing import Any
 import numpy as np
 
 from pks.base.errors import Code, Fatal
+from pks.engine.lots.anchors import ANCHOR_LOTS_MAX, Anchor, Anchors, anchor_of, day_start, is_worth, stops
 from pks.engine.lots.apply import give, rebase, receive, settle, split
 from pks.engine.lots.fold import (
-    MORE_ROOM,
+    COME,
+    GONE,
+    PAIR,
     PLACE_MAX,
+    SEQUENCE_BITS,
     TIME_MAX,
     accounts_of,
-    changed_sets,
+    add_later_fees,
+    change_place,
     common,
-    fold_key,
-    holds,
+    differing,
     install,
-    lots_of,
+    may_be_refused,
+    no_match,
     put_key,
     reissue,
     rescale_moves,
-    resolve,
-    take_changes,
+    same_set,
+    segments,
     walk,
 )
 from pks.engine.lots.keys import (
@@ -45,16 +49,17 @@ from pks.engine.lots.keys import (
     shard_of,
 )
 from pks.engine.lots.pool import bucket_add
-from pks.engine.lots.run import ANCHOR, DERIVE, ROOM, SPECIAL, place_fee, run, wants_anchor
+from pks.engine.lots.run import ANCHOR, DERIVE, JUDGE, ROOM, SPECIAL, place_fee, run, wants_anchor
+from pks.engine.lots.side import CHUNK, Desk, Fold, Live, Versions, roomy
 from pks.engine.lots.state import (
     ACCOUNTS_COUNT,
+    ANCHOR_EVENTS,
     CANCELLED_COUNT,
     CHANGED,
     CHANGED_ACCOUNTS,
     DIRTY_COUNT,
     KEYS_COUNT,
     LOCKS_COUNT,
-    LOTS_TOP,
     LOTS_USED,
     MATCHES,
     METHODS_COUNT,
@@ -76,12 +81,11 @@ from pks.layouts.codes import Flag, Kind, MatchFlag, MatchKind, Method, Oversell
 from pks.layouts.match import MATCH
 from pks.layouts.refdata import METHOD_CHANGE
 
-ANCHORS_MAX = 10
-"""Anchors of one key (design section 4)."""
+WALKED_MIN = 256
+WALKED_MAX = 1 << 22
+"""Sequences of walked keys that a shard remembers: 32 MB; a key of fewer than WALKED_MIN is walked again more quickly than looked up."""
 
-ANCHOR_LOTS_MAX = 1 << 18
-"""Lots in all anchors of a shard: 25 MB; a key with more than half of them has none and is walked whole, 0.1 s for 100,000 events."""
-
+FIFO = int(Method.FIFO)  # an IntEnum handed to a kernel costs 100 microseconds
 CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
 OF_INSTRUMENT = (Kind.ACTION, Kind.FIXING)
 
@@ -97,100 +101,49 @@ class MovedSet:
 
 
 @dataclass
-class Fold:
-    """A key being folded on the side: row 0 of `scratch`, and the match records of its entries."""
+class Differences:
+    """The match sets in which two folds of a key differ: rows as `fold.differing` leaves them, and their records one behind another."""
 
-    scratch: State
-    out: Results
-    entries: Array  # EVENT[n], in order
-    versions: Array  # int64[n]
-    fee_first: Array
-    fee_next: Array
-    fees: Array
-    changes: Array  # keys.changes_of
-    moves: Array  # MATCH[n]
-    move_first: Array
-    move_count: Array
-    judged: int
-    sets: Array  # int64[n + 1]
-    at: int = 0  # entries folded
-    change_at: int = 0
+    rows: list[Array] = field(default_factory=list)
+    records: list[Array] = field(default_factory=list)
+    gone: dict[int, Array] = field(default_factory=dict)  # sets of the old fold whose entry is not at its place any more
+    moved: dict[int, Array] = field(default_factory=dict)  # sets of the new fold whose entry had another place
+    anchors: list[Anchor] = field(default_factory=list)  # of the new fold
+    anchored: int = 0  # entries before the last anchor
 
-    def run(self, stop: int = -1, *, keep: bool = True) -> tuple[int, int]:
-        """Fold on up to entry `stop` (default: all). (0, 0), or code and sequence of the event that cannot be.
-
-        keep: the match records of these entries will be looked at.
-        """
-        stop = len(self.entries) if stop < 0 else stop
-        while True:
-            self.at, self.change_at, code, blamed = fold_key(
-                self.scratch,
-                self.out,
-                self.entries,
-                self.versions,
-                self.fee_first,
-                self.fee_next,
-                self.fees,
-                self.changes,
-                self.moves,
-                self.move_first,
-                self.move_count,
-                self.judged,
-                self.sets,
-                self.at,
-                stop,
-                self.change_at,
-            )
-            if code != MORE_ROOM:
-                break
-            if keep or not self.out.counts[MATCHES]:
-                self.out = self.out._replace(matches=_longer(self.out.matches, 4 * len(self.out.matches)))
-            else:
-                self.out.counts[MATCHES] = 0
-        if not keep:
-            self.out.counts[MATCHES] = 0
-        return int(code), int(blamed)
-
-    def finish(self) -> None:
-        """Take the changes of policy behind the last entry: the key is then as it stands now."""
-        self.change_at = int(take_changes(self.scratch, self.changes, self.change_at, PLACE_MAX))
-
-    def records(self, entry: int | None = None) -> Array:
-        """The match records of one folded entry, or of all."""
-        if entry is None:
-            return self.out.matches[: self.out.counts[MATCHES]].copy()
-        return self.out.matches[self.sets[entry] : self.sets[entry + 1]].copy()
-
-    def hand(self, entry: int, moves: Array) -> None:
-        """Let the transfer at that entry, not yet folded, bring these lots."""
-        self.move_first[entry], self.move_count[entry] = len(self.moves), len(moves)
-        self.moves = np.concatenate([self.moves, moves])
-        if len(self.scratch.lots) < int(self.scratch.meta[LOTS_TOP]) + len(self.entries) + len(self.moves) + 8:
-            self.scratch = self.scratch._replace(lots=_longer(self.scratch.lots, 2 * len(self.scratch.lots) + len(self.moves)))
-
-    def copy_scratch(self) -> State:
-        """The folded key once more, to go on with in another way."""
-        scratch, top = self.scratch, int(self.scratch.meta[LOTS_TOP])
-        lots = np.zeros(len(scratch.lots), scratch.lots.dtype)
-        lots[:top] = scratch.lots[:top]
-        shared = {"instruments", "methods", "rules", "refused", "cancelled", "revisions", "locks", "lots"}
-        own = {name: getattr(scratch, name).copy() for name in scratch._fields if name not in shared}
-        return scratch._replace(lots=lots, **own)
+    def settle(self, key: Array) -> tuple[Array, Array]:
+        """All rows and records; those of entries that moved come last, by sequence. key: KEY[1]."""
+        empty = np.zeros(0, MATCH)
+        for sequence in sorted({*self.gone, *self.moved}):
+            old, new = self.gone.get(sequence, empty), self.moved.get(sequence, empty)
+            if not same_set(old, 0, len(old), new, 0, len(new)):
+                said = new
+                if not len(new):
+                    said = np.zeros(1, MATCH)
+                    no_match(said[0], sequence, int(old[0]["effective_date"]), key)
+                self.rows.append(np.array([(sequence, len(said), (new if len(new) else old)[0]["kind"])], np.int64))
+                self.records.append(said)
+        return _joined(self.rows, np.zeros((0, 3), np.int64)), _joined(self.records, empty)
 
 
-@dataclass(frozen=True)
-class Anchor:
-    """A key as it was before its first event of a date: where a walk back for a correction of that date or a later one may stop."""
-
-    date: int
-    sequence: int  # that first event
-    key: Array  # KEY[1]
-    lots: Array  # LOT[n], oldest first
-    accounts: Array  # ACCOUNT[n], ascending
+def _joined(parts: list[Array], empty: Array) -> Array:
+    """The parts one behind another. (np.concatenate looks at every field of a record first: 70 microseconds.)"""
+    if len(parts) == 1:
+        return parts[0]
+    whole = np.empty((sum(map(len, parts)), *empty.shape[1:]), empty.dtype)
+    at = 0
+    for part in parts:
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole
 
 
 def _nothing(_: Results) -> None:
     """For folds whose matches nobody wants."""
+
+
+def _no_beat() -> None:
+    """For folds that nobody watches."""
 
 
 @dataclass
@@ -211,9 +164,11 @@ class Shard:
     wait_for_set: Callable[[int, int], MovedSet] | None = None  # (transfer, version) from another shard
     ready: Callable[[int], None] | None = None  # make sure that `records` holds every event up to this one
     applying: int = 0  # the event that `special` is about
-    anchors: dict[int, list[Anchor]] = field(default_factory=dict)  # by key row, oldest first
-    anchors_order: deque[tuple[int, Anchor]] = field(default_factory=deque)
-    anchors_lots: int = 0  # lots in `anchors_order`
+    beat: Callable[[], None] = _no_beat  # called every few milliseconds of a long derivation
+    anchors: Anchors = field(default_factory=Anchors)
+    walked: dict[int, Array] = field(default_factory=dict)  # by key row: sequences of its events as far as it was walked
+    walked_count: int = 0
+    desks: tuple[Desk, Desk] = field(default_factory=lambda: (Desk(), Desk()))  # for the old fold of a key and the new one
 
     @property
     def sequence(self) -> int:
@@ -235,6 +190,8 @@ class Shard:
                 self.grow(self._lots_of(events[following & mask]))
             elif reason == DERIVE:
                 self._derive_after(events[(following - 1) & mask])
+            elif reason == JUDGE:
+                self._derive_one(events[following & mask])
             elif reason == ANCHOR:
                 e = events[following & mask]
                 self.anchor(int(key_find(self.state, int(e["book_id"]), int(e["instrument_id"]))), int(e["effective_date"]), following)
@@ -330,6 +287,10 @@ class Shard:
         if int(e["flags"]) & Flag.END_OF_BATCH:
             self.derive_dirty()
             return
+        self._derive_one(e)
+
+    def _derive_one(self, e: Any) -> None:
+        """Derive the key of event `e` up to what is applied."""
         state, k = self.state, int(key_find(self.state, int(e["book_id"]), int(e["instrument_id"])))
         waiting = state.dirty[: state.meta[DIRTY_COUNT]]
         others = waiting[waiting != k]
@@ -345,173 +306,235 @@ class Shard:
             self.derive(k, self.sequence)
 
     def anchor(self, k: int, date: int, sequence: int) -> None:
-        """Keep key `k` as it is before event `sequence`, its first of a later date. Bounded: the oldest anchors go."""
+        """Keep key `k` as it is before event `sequence`, its first of a later date."""
         key = self.state.keys[k]
         key["anchor"] = key["trades_count"]
-        if int(key["open_lots"]) > ANCHOR_LOTS_MAX // 2:
-            return
-        rows, row = [], int(key["accounts"])
-        while row >= 0:
-            rows.append(row)
-            row = int(self.state.accounts[row]["next"])
-        made = Anchor(date, sequence, self.state.keys[k : k + 1].copy(), lots_of(self.state, k), self.state.accounts[rows])
-        self.anchors.setdefault(k, []).append(made)
-        self.anchors_order.append((k, made))
-        self.anchors_lots += len(made.lots)
-        if len(self.anchors[k]) > ANCHORS_MAX:
-            self.anchors[k].pop(0)
-        while self.anchors_lots > ANCHOR_LOTS_MAX:
-            of_key, oldest = self.anchors_order.popleft()
-            self.anchors_lots -= len(oldest.lots)
-            if self.anchors[of_key] and self.anchors[of_key][0] is oldest:
-                self.anchors[of_key].pop(0)
+        if is_worth(int(key["open_lots"]), ANCHOR_LOTS_MAX):
+            self.anchors.add(k, anchor_of(self.state, k, day_start(date), sequence - 1))
 
     def _anchor_before(self, k: int, date: int, sequence: int) -> None:
         if wants_anchor(self.state, k, date):
             self.anchor(k, date, sequence)
 
-    def _holding_anchor(self, k: int, at: int) -> tuple[Anchor | None, Array]:
-        """The newest anchor of key `k` that still holds, and the sequences to fold from there; those that hold no more are dropped."""
-        key, kept = self.state.keys[k], self.anchors.get(k, [])
-        class_id = int(self.state.instruments[int(key["instrument_id"])]["asset_class_id"])
-        changes = changes_of(self.state, int(key["book_id"]), class_id, at)
-        while kept:
-            newest = kept[-1]
-            sequences = self.sequences_of(k, newest.sequence - 1)
-            if holds(self.records, self.mask, sequences, changes, newest.date, newest.sequence):
-                return newest, sequences
-            kept.pop()
-        return None, self.sequences_of(k)
-
-    def sequences_of(self, k: int, before: int = 0) -> Array:
-        """Ascending sequences > `before` of every event of key `k`, its instrument's among them."""
+    def sequences_of(self, k: int) -> Array:
+        """Ascending sequences of every event of key `k`, its instrument's among them."""
         key = self.state.keys[k]
         chain = int(self.state.instruments[int(key["instrument_id"])]["chain"])
-        into = np.empty(max(1024, 2 * int(key["trades_count"])), np.int64)
+        known = self.walked.pop(k, None)
+        before = 0
+        if known is not None:
+            before = int(known[-1])
+            self.walked_count -= len(known)
+        into = np.empty(1024 if known is not None else max(1024, 2 * int(key["trades_count"])), np.int64)
         while True:
             count = walk(self.records, self.mask, int(key["book_id"]), int(key["instrument_id"]), int(key["chain"]), chain, before, into)
             if count >= 0:
-                return np.sort(into[:count])
+                break
             into = np.empty(4 * len(into), np.int64)
+        found = np.sort(into[:count])
+        if known is not None:
+            found = np.concatenate([known, found])
+        if len(found) >= WALKED_MIN:
+            self.walked[k] = found
+            self.walked_count += len(found)
+            while self.walked_count > WALKED_MAX:
+                self.walked_count -= len(self.walked.pop(next(iter(self.walked))))
+        return found
 
-    def fold(self, k: int, sequences: Array, known: int, judged: int, time_max: int = int(TIME_MAX), anchor: Anchor | None = None) -> Fold:
-        """Key `k` about to be folded on the side from `sequences`, as known at `known` and as of `time_max`; they go on from `anchor`."""
+    def versions(self, k: int, sequences: Array, time_max: int = int(TIME_MAX)) -> Versions:
+        """The versions of the events of key `k`, as of `time_max`."""
+        return Versions(self.state, self.records, self.mask, sequences, self.state.keys[k], time_max)
+
+    def fold(
+        self, k: int, live: Live, known: int, judged: int, desk: Desk, anchor: Anchor | None = None, policies: Array | None = None
+    ) -> Fold:
+        """Key `k` about to be folded on the side, on `desk`, from its live versions as known at `known`; from `anchor` on.
+
+        policies: INSTRUMENT_POLICY[instruments], where not the present ones count.
+        """
         state, key = self.state, self.state.keys[k]
         book_id, instrument_id = int(key["book_id"]), int(key["instrument_id"])
-        resolved = resolve(state, self.records, self.mask, sequences, book_id, instrument_id, known, time_max)
-        entries, versions, fee_first, fee_next, fees = resolved
+        if policies is not None:
+            state = state._replace(instruments=policies)
         changes = changes_of(state, book_id, int(state.instruments[instrument_id]["asset_class_id"]), known)
-        moves, move_first, move_count = self._moves(entries, versions, book_id)
-        lots, accounts = (len(anchor.lots), len(anchor.accounts)) if anchor is not None else (0, 0)
-        scratch = _scratch(state, len(entries) + len(moves) + lots + 8, 2 * len(entries) + accounts + 8)
-        key_clear(scratch, 0, book_id, instrument_id, Method.FIFO)
+        moves, move_first, move_count = self._moves(live, book_id, state.instruments)
+        scratch = desk.clear(state, book_id, len(live))
+        key_clear(scratch, 0, book_id, instrument_id, FIFO)
         scratch.books[book_id]["oversell"], scratch.books[book_id]["fees_in_cost"] = Oversell.FLIP, 0
-        taken = 0
+        made = Fold(desk, live, self.records, self.mask, changes, moves, move_first, move_count, judged, self.beat)
         if anchor is not None:
+            desk.state = scratch = roomy(scratch, len(anchor.lots), len(anchor.accounts))
             put_key(scratch, anchor.key[0], anchor.lots, anchor.accounts)
-            taken = int((changes[:, 0] < anchor.date).sum())
-            if taken:
-                scratch.books[book_id]["oversell"], scratch.books[book_id]["fees_in_cost"] = changes[taken - 1, 3], changes[taken - 1, 4]
-        return Fold(
-            scratch,
-            new_results(2 * len(entries) + len(moves) + lots + 64, 8),
-            entries,
-            versions,
-            fee_first,
-            fee_next,
-            fees,
-            changes,
-            moves,
-            move_first,
-            move_count,
-            judged,
-            np.zeros(len(entries) + 1, np.int64),
-            change_at=taken,
-        )
+            made.at = int(np.searchsorted(live.places, anchor.place))
+            made.change_at = sum(int(change_place(changes, i)) < anchor.place for i in range(len(changes)))
+            if made.change_at:
+                row = changes[made.change_at - 1]
+                scratch.books[book_id]["oversell"], scratch.books[book_id]["fees_in_cost"] = row[3], row[4]
+            later = add_later_fees(
+                scratch.keys, self.records, self.mask, live.versions, live.kinds, live.fee_first, live.fees, made.at, anchor.known
+            )
+            self._past(k, *later)
+        return made
 
-    def _moves(self, entries: Array, versions: Array, book_id: int) -> tuple[Array, Array, Array]:
+    def _moves(self, live: Live, book_id: int, policies: Array) -> tuple[Array, Array, Array]:
         """The lots that came with each TRANSFER received by the book, as the giver knew them at the version that counts."""
-        first, count = np.zeros(len(entries), np.int64), np.zeros(len(entries), np.int64)
+        first, count = np.zeros(len(live), np.int64), np.zeros(len(live), np.int64)
         parts: list[Array] = []
         total = 0
-        for i in np.flatnonzero((entries["kind"] == Kind.TRANSFER) & (entries["to_book_id"] == book_id)):
-            moves = self.moved(int(entries[i]["sequence"]), int(versions[i]))
-            first[i], count[i] = total, len(moves)
-            parts.append(moves)
-            total += len(moves)
-        return (np.concatenate(parts) if parts else np.zeros(0, MATCH)), first, count
+        for i in np.flatnonzero(live.kinds == Kind.TRANSFER).tolist():
+            if int(self.records[int(live.versions[i]) & self.mask]["to_book_id"]) == book_id:
+                moves = self.moved(int(live.firsts[i]), int(live.versions[i]), policies)
+                first[i], count[i] = total, len(moves)
+                parts.append(moves)
+                total += len(moves)
+        return _joined(parts, np.zeros(0, MATCH)), first, count
 
-    def moved(self, transfer: int, known: int) -> Array:
-        """The lots of the latest accepted set of a transfer with a version <= known, in the instrument's present scales."""
+    def moved(self, transfer: int, known: int, policies: Array | None = None) -> Array:
+        """The lots of the latest accepted set of a transfer with a version <= known, in the instrument's scales (default: present ones)."""
         chosen = np.zeros(0, MATCH)
         for moved_set in self.sets.get(transfer, ()):
             if moved_set.version <= known and not moved_set.code:
                 chosen = moved_set.moves
         if len(chosen):
-            policy = self.state.instruments[int(chosen[0]["instrument_id"])]
+            policies = self.state.instruments if policies is None else policies
+            policy = policies[int(chosen[0]["instrument_id"])]
             if any(chosen[0][name] != policy[name] for name in ("price_scale", "qty_scale", "money_scale")):
                 chosen = chosen.copy()
-                rescale_moves(chosen, self.state.instruments, int(chosen[0]["instrument_id"]))
+                rescale_moves(chosen, policies, int(chosen[0]["instrument_id"]))
         return chosen
 
-    def derive(self, k: int, at: int, *, touched: bool = False, old_policy: Any = None) -> Fold:
+    def derive(self, k: int, at: int, *, touched: bool = False, old_policy: Any = None, wanted: int = 0) -> Array:
         """Derive key `k` again, every event up to `at` being known: refuse what must be refused, say the match sets that changed.
 
         touched: event `at` is no event of the key but changes it (a policy, a scale), and counts as its last. old_policy: the instrument's,
-        by whose scales the key was folded before.
-        Returns the new fold; its match sets are there from the first entry on that differs from what was folded before.
+        by whose scales the key was folded before. Both folds go from the newest anchor before the first difference to the end, in step.
+        Returns the match set of the entry with the sequence `wanted`, if that is among those that may have changed.
         """
         if self.ready is not None:
             self.ready(at)
         judged = int(self.state.keys[k]["judged"])
-        if old_policy is None:
-            anchor, sequences = self._holding_anchor(k, at)
-            old = self.fold(k, sequences, judged, judged, anchor=anchor)
-        else:
-            self.anchors.pop(k, None)
-            anchor, sequences = None, self.sequences_of(k)
-            old = self._fold_in_old_scales(k, sequences, judged, old_policy)
-        new = self.fold(k, sequences, at, judged, anchor=anchor)
-        same = int(
-            common(
-                old.entries,
-                old.versions,
-                old.fee_first,
-                old.fee_next,
-                new.entries,
-                new.versions,
-                new.fee_first,
-                new.fee_next,
-                new.changes,
-                judged,
-            )
-        )
+        sequences = self.sequences_of(k)
+        policies = None
         if old_policy is not None:
-            same = 0
-        if same:
-            self._past(k, *old.run(same, keep=False))
-            new.scratch, new.at, new.change_at = old.copy_scratch(), old.at, old.change_at
-        if new.run()[0]:
-            self._judge(k, sequences, judged, at, anchor)
-            new = self.fold(k, sequences, at, at, anchor=anchor)
-            self._past(k, *new.run())
-        new.finish()
-        if old_policy is None:
-            self._past(k, *old.run())
-        self._reissue(k, old, new, same, judged)
-        self._install(k, new, sequences, at, touched, int(anchor.key[0]["last_date"]) if anchor is not None else 0)
-        return new
+            policies = self.state.instruments.copy()
+            policies[int(self.state.keys[k]["instrument_id"])] = old_policy
+            self.anchors.forget(k)
+        versions = self.versions(k, sequences)
+        old = versions.live(judged)
+        if self._may_heal(k, sequences, judged, at):
+            self._judge(k, sequences, judged, at)
+            versions = self.versions(k, sequences)
+        code, found, set_of_wanted, new = self._refold(k, old, versions.live(at), judged, at, judged, policies, wanted)
+        if code:
+            self._judge(k, sequences, judged, at)
+            live = self.versions(k, sequences).live(at)
+            code, found, set_of_wanted, new = self._refold(k, old, live, judged, at, at, policies, wanted)
+            self._past(k, code, at)
+        self._reissue(k, *found.settle(new.scratch.keys), judged)
+        self._install(k, new, sequences, at, touched)
+        for made in found.anchors:
+            self.anchors.add(k, made)
+        return set_of_wanted
 
-    def _fold_in_old_scales(self, k: int, sequences: Array, judged: int, old_policy: Any) -> Fold:
-        """The key as it was folded before its instrument's scales became finer, its match records brought to the finer ones."""
-        instruments, instrument_id = self.state.instruments, int(self.state.keys[k]["instrument_id"])
-        new_policy = instruments[instrument_id].copy()
-        instruments[instrument_id] = old_policy
-        old = self.fold(k, sequences, judged, judged)
-        self._past(k, *old.run())
-        instruments[instrument_id] = new_policy
-        rescale_moves(old.out.matches[: old.out.counts[MATCHES]], instruments, instrument_id)
-        return old
+    def _refold(
+        self, k: int, old_live: Live, live: Live, judged: int, at: int, new_judged: int, policies: Array | None, wanted: int
+    ) -> tuple[int, Differences, Array, Fold]:
+        """The key as it was folded before and as it is to be: (code, what differs, the set of `wanted`, the new fold)."""
+        same, place = self._first_difference(k, old_live, live, judged, at) if policies is None else (0, 0)
+        anchor = self.anchors.newest(k, place)
+        old = self.fold(k, old_live, judged, judged, self.desks[0], anchor, policies)
+        found = Differences(anchored=old.at)
+        places = stops(live.places, old.at, same, int(self.state.meta[ANCHOR_EVENTS]))
+        for stop in places:
+            if stop <= same:
+                self._past(k, *old.run(stop, keep=False))
+                self._keep(found, old, stop, at)
+        self._past(k, *old.run(same, keep=False))
+        new = self.fold(k, live, at, new_judged, self.desks[1])
+        if policies is None:
+            new.go_on_from(old)
+        code, set_of_wanted = self._in_step(k, old, new, judged, [stop for stop in places if stop > same], found, at, wanted)
+        if not code:
+            new.finish()
+        return code, found, set_of_wanted, new
+
+    def _first_difference(self, k: int, old: Live, new: Live, judged: int, at: int) -> tuple[int, int]:
+        """(how many entries from the first on are the same, the place behind which anything may differ)."""
+        key = self.state.keys[k]
+        class_id = int(self.state.instruments[int(key["instrument_id"])]["asset_class_id"])
+        changes = changes_of(self.state, int(key["book_id"]), class_id, at)
+        place = min((int(change_place(changes, i)) for i in range(len(changes)) if changes[i, 1] > judged), default=int(PLACE_MAX))
+        same = int(
+            common(old.firsts, old.versions, old.fee_first, old.fees, new.firsts, new.versions, new.fee_first, new.fees, new.places, place)
+        )
+        return same, min([place, *(int(live.places[same]) for live in (old, new) if same < len(live))])
+
+    def _keep(self, found: Differences, fold: Fold, stop: int, known: int) -> None:
+        """Make an anchor of a fold that has come to entry `stop`."""
+        if is_worth(int(fold.scratch.keys[0]["open_lots"]), stop - found.anchored):
+            found.anchored = stop
+            found.anchors.append(anchor_of(fold.scratch, 0, int(fold.live.places[stop - 1]) + 1, known))
+
+    def _in_step(
+        self, k: int, old: Fold, new: Fold, judged: int, places: list[int], found: Differences, at: int, wanted: int
+    ) -> tuple[int, Array]:
+        """Fold both to their ends and note where their match sets differ; (code by which the new one stopped, the set of `wanted`)."""
+        into = np.empty((2 * (len(old.live) - old.at + len(new.live) - new.at) + len(places) + 1, 4), np.int64)
+        count = int(
+            segments(old.live.places, new.live.places, new.live.firsts, old.at, new.at, judged, np.array(places, np.int64), CHUNK, into)
+        )
+        rescaled, instrument_id = old.scratch.instruments is not new.scratch.instruments, int(self.state.keys[k]["instrument_id"])
+        set_of_wanted = np.zeros(0, MATCH)
+        rows, said = np.empty((min(CHUNK, len(new.live)), 3), np.int64), np.zeros(min(CHUNK, len(new.live)), MATCH)
+        for what, i, j, n in into[:count].tolist():
+            if j in places and new.at == j:
+                places.remove(j)
+                self._keep(found, new, j, at)
+            old.forget()
+            new.forget()
+            if what == GONE or what == PAIR:
+                old.load(i, n)
+                self._past(k, *old.run(i + n))
+                if rescaled:
+                    rescale_moves(old.out.matches[: old.out.counts[MATCHES]], self.state.instruments, instrument_id)
+            if what == GONE:
+                for entry in range(i, i + n):
+                    if old.sets[entry + 1] > old.sets[entry]:
+                        found.gone[int(old.live.firsts[entry])] = old.set_of(entry)
+                continue
+            if what == PAIR and not rescaled and np.array_equal(old.live.versions[i : i + n], new.live.versions[j : j + n]):
+                new.share(old, j)
+            else:
+                new.load(j, n)
+            code, _ = new.run(j + n)
+            if code:
+                return code, set_of_wanted
+            if wanted and wanted in new.live.firsts[j : j + n]:
+                set_of_wanted = new.set_of(j + int(np.flatnonzero(new.live.firsts[j : j + n] == wanted)[0]))
+            if what == PAIR or what == COME:
+                if len(said) < int(new.out.counts[MATCHES]) + n:
+                    said = np.zeros(2 * int(new.out.counts[MATCHES]) + n, MATCH)
+                row_count, record_count = differing(
+                    old.out.matches,
+                    old.sets,
+                    i if what == PAIR else -1,
+                    new.out.matches,
+                    new.sets,
+                    j,
+                    n,
+                    new.live.firsts,
+                    new.scratch.keys,
+                    rows,
+                    said,
+                )
+                if row_count:
+                    found.rows.append(rows[:row_count].copy())
+                    found.records.append(said[:record_count].copy())
+            else:
+                for entry in range(j, j + n):
+                    if new.sets[entry + 1] > new.sets[entry]:
+                        found.moved[int(new.live.firsts[entry])] = new.set_of(entry)
+        return 0, set_of_wanted
 
     def _past(self, k: int, code: int, blamed: int) -> None:
         """What was judged before must fold."""
@@ -519,17 +542,41 @@ class Shard:
             key = self.state.keys[k]
             raise Fatal(f"key {key['book_id']}/{key['instrument_id']}: its own past does not fold, code {code} at {blamed}")
 
-    def _judge(self, k: int, sequences: Array, judged: int, at: int, anchor: Anchor | None) -> None:
+    def _may_heal(self, k: int, sequences: Array, judged: int, at: int) -> bool:
+        """Are there several new events, of which one could hide in the fold of all that another must be refused?"""
+        first, last = np.searchsorted(sequences, (judged + 1, at + 1)).tolist()
+        if last - first < 2:
+            return False
+        key = self.state.keys[k]
+        parts = [made.moves for made in self._sets_of(sequences)]
+        moves = _joined(parts, np.zeros(0, MATCH))
+        return bool(may_be_refused(self.state, self.records, self.mask, sequences[:last], moves, int(key["instrument_id"])))
+
+    def _sets_of(self, sequences: Array) -> Iterator[MovedSet]:
+        """Every set of moved lots that the transfers among the events had."""
+        if self.sets:
+            for sequence in sequences[np.isin(sequences, np.fromiter(self.sets, np.int64, len(self.sets)))].tolist():
+                yield from self.sets[sequence]
+
+    def _judge(self, k: int, sequences: Array, judged: int, at: int) -> None:
         """Judge the key's new events one after another, each by the fold of the events up to it."""
+        old = self.versions(k, sequences).live(judged)
         for sequence in sequences[(sequences > judged) & (sequences <= at)].tolist():
-            code, _ = self.fold(k, sequences, sequence, judged, anchor=anchor).run()
+            e = self.records[sequence & self.mask]
+            if pair_find(self.state.refused, self._verdict(k, e)) >= 0:
+                judged = sequence
+                continue
+            live = self.versions(k, sequences).live(sequence)
+            _, place = self._first_difference(k, old, live, judged, sequence)
+            code, _ = self.fold(k, live, sequence, judged, self.desks[1], self.anchors.newest(k, place)).run(keep=False)
             if code:
-                e = self.records[sequence & self.mask]
                 self._room()
                 refuse(self.state, self.out, e, self._verdict(k, e), code)
                 if int(e["kind"]) == Kind.CANCEL:
                     pair_set(self.state.cancelled, int(e["original"]), -1)
                 self.grow()
+            else:
+                old = live
             judged = sequence
 
     def _verdict(self, k: int, e: Any) -> int:
@@ -540,8 +587,8 @@ class Shard:
             return int(key_verdict(int(key["book_id"]), int(key["instrument_id"]), sequence))
         return sequence
 
-    def _install(self, k: int, new: Fold, sequences: Array, at: int, touched: bool, anchor_date: int) -> None:
-        """Put the new fold in place of the key. `anchor_date`: the last date of what it was folded on."""
+    def _install(self, k: int, new: Fold, sequences: Array, at: int, touched: bool) -> None:
+        """Put the new fold in place of the key."""
         state, scratch = self.state, new.scratch
         while state.meta[LOTS_USED] + int(scratch.keys[0]["open_lots"]) + 4 > len(self.state.lots):
             self.grow_lots(2 * len(self.state.lots))
@@ -549,49 +596,45 @@ class Shard:
             self.state = self.state._replace(accounts=_longer(self.state.accounts))
         self._room(0, int(accounts_of(self.state, k)) + int(accounts_of(scratch, 0)))
         key = self.state.keys[k]
-        last = self._last_accepted(k, sequences, at) if not touched else at
+        last = at if touched and key["last_sequence"] else self._last_accepted(k, sequences, at)
         install(self.state, self.out, k, scratch, max(last, int(key["last_sequence"])))
         instrument = self.state.instruments[int(key["instrument_id"])]
-        dates = [anchor_date, int(instrument["last_action_date"]), *new.changes[:, 0].tolist()]
-        if len(new.entries):
-            dates.append(int(new.entries["effective_date"].max()))
+        dates = [int(instrument["last_action_date"]), *new.changes[:, 0].tolist()]
+        if len(new.live):
+            dates.append(int(new.live.places[-1]) >> (SEQUENCE_BITS + 1))
         key["last_date"], key["dirty"], key["judged"] = max(0, *dates), 0, at
         if last > key["last_sequence"]:
             mark_changed(self.state, self.out, k, self.records[last & self.mask])
 
     def _last_accepted(self, k: int, sequences: Array, at: int) -> int:
-        """The latest of the key's events up to `at` that was not refused; 0 is none."""
-        for sequence in sequences[::-1].tolist():
-            if sequence <= at and pair_find(self.state.refused, sequence) < 0:
+        """The latest of the key's events up to `at` that was not refused; 0 where none of its own is: its instrument's make no position."""
+        key, last = self.state.keys[k], 0
+        for i in range(int(np.searchsorted(sequences, at, "right")) - 1, -1, -1):
+            sequence = int(sequences[i])
+            if pair_find(self.state.refused, sequence) < 0:
                 e = self.records[sequence & self.mask]
-                is_givers = int(e["kind"]) == Kind.FEE and int(e["to_book_id"]) == int(self.state.keys[k]["book_id"])
+                is_givers = int(e["kind"]) == Kind.FEE and int(e["to_book_id"]) == int(key["book_id"])
                 if not is_givers and pair_find(self.state.refused, self._verdict(k, e)) < 0:
-                    return int(sequence)
+                    last = last or sequence
+                    if key["last_sequence"] or int(e["kind"]) not in OF_INSTRUMENT:
+                        return last
         return 0
 
-    def _reissue(self, k: int, old: Fold, new: Fold, first_entry: int, judged: int) -> None:
-        """Say the match sets that are new or changed, of entries from `first_entry` on."""
-        key, start = self.state.keys[k], min(first_entry, new.at)
-        old_sets, new_sets = old.sets[first_entry:], new.sets[start:]
-        old_sequences = np.ascontiguousarray(old.entries["sequence"][first_entry:])  # one type of array, also where one is left
-        new_sequences = np.ascontiguousarray(new.entries["sequence"][start:])
-        into = np.empty((len(old_sequences) + len(new_sequences) + 1, 5), np.int64)
-        count = changed_sets(old.out.matches, old_sequences, old_sets, new.out.matches, new_sequences, new_sets, into)
+    def _reissue(self, k: int, rows: Array, records: Array, judged: int) -> None:
+        """Say the match sets that are new or changed: rows and records of `Differences`."""
+        key = self.state.keys[k]
         cause = int(key["cause"])
         recorded_ns = int(self.records[cause & self.mask]["recorded_ns"])
         locked = int(locked_until(self.state, int(key["book_id"])))
-        moved = np.zeros(count + 1, np.int64)
-        done = 0
-        while done < count:
-            done = int(
-                reissue(
-                    self.state, self.out, k, into, done, count, new.out.matches, old.out.matches, judged, cause, recorded_ns, locked, moved
-                )
-            )
+        moved = np.zeros(len(rows) + 1, np.int64)
+        done, at = 0, 0
+        while done < len(rows):
+            done, at = reissue(self.state, self.out, k, rows, done, records, at, judged, cause, recorded_ns, locked, moved)
             self.reentries += [(sequence, cause) for sequence in moved[1 : moved[0] + 1].tolist()]
             moved[0] = 0
-            if done < count:
-                self._room(max(1, int(into[done, 2])))
+            if done < len(rows):
+                self.beat()
+                self._room(int(rows[done, 1]))
                 self.grow()
 
     def lock(self, book_id: int, date: int) -> None:
@@ -676,12 +719,10 @@ class Shard:
                 self._set_cancelled(original, sequence)
             before = len(self.reentries)
             key["cause"] = sequence
-            new = self.derive(k, sequence)
+            moves = self.derive(k, sequence, wanted=original)
             self.reentries[before:] = [pair for pair in self.reentries[before:] if pair[0] != original]
             code = max(0, int(pair_find(self.state.refused, sequence)))
-            at = np.flatnonzero(new.entries["sequence"] == original)
-            if len(at) and not code:
-                moves = new.records(int(at[0]))
+            moves = moves[:0] if code else moves
         made = MovedSet(original, sequence, code, moves[moves["kind"] == MatchKind.MOVED])
         self.sets_out.append(made)
         return made
@@ -725,7 +766,7 @@ class Shard:
         k = int(key_find(self.state, book_id, int(e["instrument_id"])))
         self.grow(int(self.state.keys[k]["open_lots"]) if k >= 0 else 0)
         if k < 0:
-            k = int(key_at(self.state, book_id, int(e["instrument_id"]), int(e["effective_date"]), int(e["sequence"])))
+            k = int(key_at(self.state, book_id, int(e["instrument_id"])))
         self._room(int(self.state.keys[k]["open_lots"]) + 4, int(accounts_of(self.state, k)) + 2)
         return k
 
@@ -760,6 +801,11 @@ class Shard:
                 continue
             if date <= int(locked_until(self.state, int(key["book_id"]))):
                 self.out.matches[first : self.out.counts[MATCHES]]["flags"] |= np.uint8(MatchFlag.PRIOR_PERIOD)
+            self._touch(k, e)
+
+    def _touch(self, k: int, e: Any) -> None:
+        """Event `e`, which is not of key `k` alone, has changed it; a key without an accepted event of its own is no position yet."""
+        if self.state.keys[k]["last_sequence"]:
             mark_changed(self.state, self.out, k, e)
 
     def rescale(self, instrument_id: int, old: Any) -> None:
@@ -804,7 +850,7 @@ class Shard:
         rebase(self.state, k, int(changes_of(self.state, int(key["book_id"]), class_id, TIME_MAX)[-1, 2]))
         key["last_date"], key["judged"] = date, sequence
         self._room()
-        mark_changed(self.state, self.out, k, self.records[sequence & self.mask])
+        self._touch(k, self.records[sequence & self.mask])
 
 
 def _longer(table: Array, size: int = 0) -> Array:
@@ -821,14 +867,6 @@ def _refill_buckets(state: State) -> None:
         while row >= 0:
             bucket_add(state, int(k), row)
             row = int(state.lots[row]["newer"])
-
-
-def _scratch(state: State, lots: int, accounts: int) -> State:
-    """A state with one key that shares the instruments and the verdicts of `state`, and has books of its own."""
-    empty = new_state(1, lots, accounts, 1, 1, 2)
-    empty.meta[KEYS_COUNT] = 1
-    shared = {name: getattr(state, name) for name in ("instruments", "methods", "rules", "refused")}
-    return empty._replace(books=state.books.copy(), **shared)
 
 
 def new_shard(

@@ -10,6 +10,7 @@ import pytest
 from pks.base.errors import Code
 from pks.base.units import to_int
 from pks.engine.lots.check import check_state, state_hash
+from pks.engine.lots.side import Fold as SideFold
 from pks.layouts.codes import Kind, MatchFlag, MatchKind, PositionFlag
 from pks.layouts.event import EVENT
 from tests.engine_small import Small
@@ -182,3 +183,90 @@ def test_cost_is_exact_at_any_size(tmp_path: Path) -> None:
     key = small.key()
     assert to_int(int(key["cost_hi"]), int(key["cost_lo"])) == 99999 * 10**16
     assert to_int(int(key["realised_hi"]), int(key["realised_lo"])) == (1 - 99999) * (10**15 - 1) * 10**16
+
+
+def test_a_verdict_does_not_depend_on_what_follows_in_the_batch(tmp_path: Path) -> None:
+    said = []
+    for batch in (1, 4):
+        small = Small(tmp_path / str(batch), batch=batch)
+        for currency in ("USD", "EUR", "BTC", "BNB"):
+            small.buy("1", "10", 1, fee="1", fee_currency=currency, trade_id=currency)
+        small.core.flush()
+        small.buy("1", "10", 0, fee="1", fee_currency="CHF", trade_id="late")  # a fifth fee currency
+        small.row(kind="CANCEL", trade_id="BNB")  # too late for it
+        small.buy("1", "10", 0, fee="1", fee_currency="RUB", trade_id="last")  # in time
+        small.core.flush()
+        said.append((small.core.verdicts, small.quantity(), state_hash(small.core.positions[0].shard.state)))
+        sound(small.core)
+    assert said[0] == said[1]
+    assert list(said[0][0].values()) == [Code.FEE_CURRENCY_LIMIT]
+
+
+def test_a_correction_of_an_event_of_its_own_batch_finds_it_judged(tmp_path: Path) -> None:
+    said = []
+    for batch in (1, 3):
+        small = Small(tmp_path / str(batch), batch=batch)
+        for currency in ("USD", "EUR", "BTC", "BNB"):
+            small.buy("1", "10", 1, fee="1", fee_currency=currency)
+        small.core.flush()
+        small.buy("1", "10", 0, fee="1", fee_currency="CHF", trade_id="late")
+        small.row(kind="CANCEL", trade_id="late")
+        small.core.flush()
+        said.append(small.core.verdicts)
+        assert small.quantity() == 4
+    assert said[0] == said[1]
+    assert list(said[0].values()) == [Code.FEE_CURRENCY_LIMIT, Code.INVALID_TRANSITION]
+
+
+def test_a_key_that_a_refused_event_made_goes_by_the_method_of_its_next(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    small.buy("1", "10", 0)
+    small.method("HIFO", 2, book="B")
+    assert small.transfer("5") == Code.INSUFFICIENT_POSITION  # B's key is made by it, before the change
+    small.buy("1", "10", 3, book="B")
+    small.buy("1", "12", 3, book="B")
+    small.buy("1", "11", 3, book="B")
+    small.sell("1", "13", 4, book="B")
+    assert to_int(int(small.key("B")["realised_hi"]), int(small.key("B")["realised_lo"])) == 10**18
+
+
+def test_a_key_without_an_accepted_event_is_no_position(tmp_path: Path) -> None:
+    small = Small(tmp_path, oversell="REJECT")
+    assert small.sell("1", "10", 1) == Code.OVERSELL
+    assert small.sell("1", "10", 0) == Code.OVERSELL  # late
+    small.split(2, 1, 2)
+    small.split(2, 1, 0)
+    small.method("LIFO", 3)
+    small.method("FIFO", 1)
+    assert small.key()["last_sequence"] == 0
+    small.buy("1", "10", 4)
+    assert small.key()["last_sequence"] == small.core.sequence
+
+
+def test_a_correction_of_a_recent_date_walks_from_its_anchor_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Small(tmp_path)
+    shard = small.core.positions[0].shard
+    for n in range(900):
+        small.buy("1", "10", n // 300, trade_id=f"n{n}")
+    beats: list[int] = []
+    shard.beat = lambda: beats.append(1)
+    folded: list[int] = []
+    run = SideFold.run
+
+    def counted(fold: SideFold, stop: int = -1, *, keep: bool = True) -> tuple[int, int]:
+        before = fold.at
+        found = run(fold, stop, keep=keep)
+        folded.append(fold.at - before)
+        return found
+
+    monkeypatch.setattr(SideFold, "run", counted)
+    walked = []
+    for trade_id in ("n620", "n621", "n0"):
+        folded.clear()
+        small.row(kind="CANCEL", trade_id=trade_id)
+        walked.append(sum(folded))
+    recent, again, oldest = walked
+    assert recent < 2 * 300 < oldest
+    assert again <= recent
+    assert len(beats) >= 3
+    sound(small.core)
