@@ -6,6 +6,7 @@ that has come to the last event that is known; changes nothing of it. Source: de
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,24 @@ from pks.layouts.codes import Kind, PositionFlag, Subject
 from pks.layouts.detail import group_at, text_of
 from pks.layouts.match import MATCH
 from pks.layouts.state import ACCOUNT, KEY, LOT
-from pks.workers.history import KeyAsOf
-from pks.workers.history import _fold_together as fold_together
+from pks.workers.history import KeyAsOf, fold_together
 
 ORIGINALS = (Kind.TRADE, Kind.OPENING, Kind.ALLOCATION, Kind.TRANSFER, Kind.ACTION, Kind.FIXING)
 OF_INSTRUMENT = (Kind.ACTION, Kind.FIXING)
 CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
 
 
-def keys_as_of(shard: Shard, time_ns: int) -> list[KeyAsOf]:
+STEPS_A_KEY = 3
+"""How often `keys_as_of` calls its `step` for each key."""
+
+
+def _no_step() -> None:
+    """For questions that nobody watches."""
+
+
+def keys_as_of(shard: Shard, time_ns: int, step: Callable[[], None] = _no_step) -> list[KeyAsOf]:
     """Every key of the shard (of all books) that has an event of its own up to `time_ns`; `key` says the last event that counts."""
-    live = shard.sets
-    try:
-        found = {(int(one.key["book_id"]), int(one.key["instrument_id"])): one for one in fold_together(shard, time_ns)}
-    finally:
-        shard.sets = live
+    found = {(int(one.key["book_id"]), int(one.key["instrument_id"])): one for one in fold_together(shard, time_ns, step)}
     kept, finer = [], rescales(shard)
     for k in range(int(shard.state.meta[KEYS_COUNT])):
         key = shard.state.keys[k]
@@ -42,6 +46,7 @@ def keys_as_of(shard: Shard, time_ns: int) -> list[KeyAsOf]:
             one = found.get((int(key["book_id"]), int(key["instrument_id"]))) or _flat(shard, k)
             one.key["last_sequence"] = last
             kept.append(one)
+        step()
     return kept
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pks.base.config import Config
 from pks.base.errors import Fatal, PksError, Retryable
-from pks.cli.asof import keys_as_of
+from pks.cli.asof import STEPS_A_KEY, keys_as_of
 from pks.cli.running import NotRunning, Running, find_running
 from pks.cli.tables import progress
 from pks.client.errors import AmbiguousName, UnknownName
@@ -27,6 +27,7 @@ from pks.engine.instruments.errors import AmbiguousInstrument
 from pks.engine.instruments.events import learn_definition
 from pks.engine.instruments.rows import to_row
 from pks.engine.lots.snapshot import export_state
+from pks.engine.lots.state import KEYS_COUNT
 from pks.engine.positions.view import PositionTerms
 from pks.layouts.codes import Flag, Kind, Subject
 from pks.layouts.detail import group_at, text_of
@@ -40,6 +41,9 @@ from pks.workers.positions import Positions
 
 FOLD_STEP = 1 << 15
 """Events between two steps of the progress bar."""
+
+LONG_EVENTS = 1 << 17
+"""A question as of a time about fewer events is answered before a progress bar is read."""
 
 
 class NoJournal(Retryable):
@@ -86,7 +90,7 @@ class Past:
 
     def checkpoint(self, upto: int) -> Checkpoint | None:
         """The newest sound checkpoint that reflects no event behind `upto`."""
-        return newest_checkpoint(self.paths.checkpoints, upto)
+        return latest_checkpoint(self.paths.checkpoints, upto)
 
     def fold(self, upto: int, *, whole: bool = False, taken: Callable[[Any], None] | None = None) -> Positions:
         """Positions of all books after event `upto`, from a checkpoint; whole: from the first event. taken: sees results as they come."""
@@ -152,7 +156,12 @@ def moment_of(folded: Positions) -> Moment:
 
 def moment_as_of(folded: Positions, time_ns: int) -> Moment:
     """What is left of a fold of all books when only trades up to `time_ns` count; verdicts stay as they were given."""
-    found = keys_as_of(folded.shard, time_ns)
+    shard = folded.shard
+    if shard.sequence < LONG_EVENTS:
+        found = keys_as_of(shard, time_ns)
+    else:
+        with progress(STEPS_A_KEY * int(shard.state.meta[KEYS_COUNT]), "folding as of that time") as bar:
+            found = keys_as_of(shard, time_ns, lambda: bar.update(1))
     arrays = {
         "keys": np.array([one.key for one in found], KEY),
         "lots": np.concatenate([np.zeros(0, LOT), *(one.lots for one in found)]),
@@ -180,15 +189,6 @@ def _moment(catalogue: Catalogue, arrays: dict[str, Any]) -> Moment:
         return lots[int(lot_ends[k - 1]) if k else 0 : int(lot_ends[k])]
 
     return Moment(catalogue, keys[keys["last_sequence"] > 0], held, lots_of)
-
-
-def newest_checkpoint(directory: Path, at_most: int) -> Checkpoint | None:
-    """The newest sound checkpoint with a sequence <= at_most; the shadow may remove older ones while we look."""
-    while True:
-        try:
-            return latest_checkpoint(directory, at_most)
-        except FileNotFoundError:
-            continue
 
 
 def settle(positions: Positions) -> None:
@@ -227,7 +227,7 @@ def open_past(settings: Config) -> Past:
     running = running_system(settings)
     last = None if running is None else _durable(running)
     if last is None:
-        checkpoint = newest_checkpoint(paths.checkpoints, 2**62)
+        checkpoint = latest_checkpoint(paths.checkpoints, 2**62)
         last = find_end(paths.journal, checkpoint.sequence if checkpoint else 0).last
     view = JournalView(paths.journal)
     if last > view.extent[1]:

@@ -33,6 +33,8 @@ RULES_VERSION = 2
 DIGEST_BYTES = 32
 KEPT = 2
 SUFFIX = ".checkpoint"
+LOOKS_MAX = 100
+"""Checkpoints that may be removed while one is looked for; the shadow writes one in seconds at most."""
 
 
 class CheckpointBeyondJournal(Fatal):
@@ -147,12 +149,18 @@ def checkpoints(directory: Path) -> Iterator[Path]:
 
 
 def latest_checkpoint(directory: Path, at_most: int) -> Checkpoint | None:
-    """The newest sound checkpoint with a sequence <= at_most."""
-    for path in checkpoints(directory):
-        if int(path.stem) <= at_most:
-            found = read_checkpoint(path)
-            if found is not None:
-                return found
+    """The newest sound checkpoint with a sequence <= at_most. The shadow may remove older ones while we look: then there are newer ones."""
+    for look in range(1, LOOKS_MAX + 1):
+        try:
+            for path in checkpoints(directory):
+                found = read_checkpoint(path) if int(path.stem) <= at_most else None
+                if found is not None:
+                    return found
+        except FileNotFoundError:
+            if look == LOOKS_MAX:
+                raise
+        else:
+            break
     return None
 
 
