@@ -244,10 +244,10 @@ def workers_of(shards: int, loads_desk: bool = False) -> tuple[WorkerPlan, ...]:
         WorkerPlan("capture", "pks.workers.capture:make", hot=True, stop_phase=0),
         WorkerPlan("journal", "pks.workers.journal:make", hot=True, stop_phase=1, silent_seconds=30.0),  # a disk may pause
         *(
-            WorkerPlan(f"accumulator-{shard}", "pks.workers.accumulator:make", hot=True, shard=shard, stop_phase=2, silent_seconds=60.0)
+            WorkerPlan(f"accumulator-{shard}", "pks.workers.accumulator:make", hot=True, shard=shard, stop_phase=2, silent_seconds=10.0)
             for shard in range(shards)
         ),
-        WorkerPlan("shadow", "pks.workers.shadow:make", hot=False, stop_phase=3, silent_seconds=120.0),
+        WorkerPlan("shadow", "pks.workers.shadow:make", hot=False, stop_phase=3, silent_seconds=30.0),
         *loader,
     )
 

@@ -218,7 +218,7 @@ class Accumulator:
         target = min(max(self.reader.cursor, self.published.value()), self.ring.head)
         self.positions = Positions(self.view.records, index=self.shard_number, shards=self.host.shards, keys=1 << 12, lots=1 << 14)
         shard = self.positions.shard
-        shard.ready, shard.wait_for_set = self._ready_to_derive, self._wait_for_set
+        shard.ready, shard.wait_for_set, shard.beat = self._ready_to_derive, self._wait_for_set, context.beat
         self.learn_reference, shard.refdata = shard.refdata, self._reference
         start = 0
         checkpoint = latest_checkpoint(context.paths.checkpoints, target)
@@ -266,7 +266,7 @@ class Accumulator:
             if row >= 0:
                 state.keys[k]["slot"] = row
                 slot_read(table.slots, row, self.row, TRIES_MAX)
-            if row < 0 or int(self.row[SEQUENCE_WORD]) < int(state.keys[k]["last_sequence"]):
+            if int(self.row[SEQUENCE_WORD] if row >= 0 else 0) < int(state.keys[k]["last_sequence"]):
                 fresh.append(k)
         self._write_slots(np.array(fresh, np.int32), len(fresh))
         pairs = []

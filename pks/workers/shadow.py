@@ -71,6 +71,7 @@ class Shadow:
         self.journal_place = self.ring.place("journal")
         self.view = JournalView(context.paths.journal)
         self.positions = Positions(self.view.records, keys=1 << 12, lots=1 << 14)
+        self.positions.shard.beat = context.beat
         files = DayFiles(context.paths.keys)
         self.booking = Booking(lambda sequence: self.view.records[sequence], files, keys=context.config.dedup_keys)
         self.compared = context.cells.counter("compared")
