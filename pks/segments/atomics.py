@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic as _numba_intrinsic
+from numba.np.arrayobj import populate_array
 
 WORD_BYTES = 8
 LINE_WORDS = 16
@@ -232,6 +233,32 @@ def copy_words(typing_context: Any, target: Any, target_index: Any, source: Any,
         return context.get_dummy_value()
 
     return types.void(target, types.int64, source, types.int64, types.int64), emit
+
+
+def _emit_view(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """A C-contiguous int64 array over memory that numba does not count."""
+    shape = args[1:]
+    view = context.make_array(signature.return_type)(context, builder)
+    strides = [ir.Constant(_I64, WORD_BYTES)]
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    populate_array(
+        view, builder.inttoptr(args[0], view.data.type), shape=list(shape), strides=strides, itemsize=ir.Constant(_I64, WORD_BYTES),
+        meminfo=None,
+    )  # fmt: skip
+    return view._getvalue()
+
+
+@intrinsic
+def words_at(typing_context: Any, address: Any, words: Any) -> Any:
+    """int64[words] over the memory at a byte address, which the caller keeps mapped: many mappings in one table of addresses."""
+    return types.Array(types.int64, 1, "C")(types.int64, types.int64), _emit_view
+
+
+@intrinsic
+def rows_at(typing_context: Any, address: Any, rows: Any, words: Any) -> Any:
+    """int64[rows, words] over the memory at a byte address, as `words_at`."""
+    return types.Array(types.int64, 2, "C")(types.int64, types.int64, types.int64), _emit_view
 
 
 @njit(cache=True)

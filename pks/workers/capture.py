@@ -1,7 +1,8 @@
 """Capture: the one process that puts every event in its place. It checks, deduplicates, routes, links and seals, and answers the sources.
 
 The only writer of the events ring. An answer leaves when the event is durable and applied everywhere, with the verdict that the accumulator
-gave. Sources are other programs: their records and cursors are copied before they are looked at. Source: design.md section 2.
+gave. Plain trades and answers are the business of the compiled loop (`capture_loop`); here is what it comes back for. Sources are other
+programs: their records and cursors are copied before they are looked at. Source: design.md section 2.
 """
 
 # mypy: allow-untyped-defs
@@ -9,40 +10,34 @@ gave. Sources are other programs: their records and cursors are copied before th
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import posix_ipc
-from numba import njit
 
 from pks.base.clock import StrictlyRecorded
 from pks.base.errors import Code
+from pks.base.host import Wait
 from pks.base.limits import PARK_SECONDS, PARKED_TRADES_MAX
 from pks.engine.booking.admit import Admitted
 from pks.engine.booking.links import chain_swap
-from pks.engine.booking.take import ANSWERS_FULL, RING_FULL, SLOW, TABLE_FULL, same_trade, take_trades
+from pks.engine.booking.take import DONE, SLOW, TABLE_FULL, same_trade
 from pks.engine.instruments.rows import to_row
 from pks.engine.lots.tables import pair_copy, pair_find, pair_set
 from pks.layouts.codes import Flag, Kind
-from pks.layouts.event import EVENT, EVENT_WORDS, FIELD_NUMBER, REPLY
+from pks.layouts.event import EVENT, FIELD_NUMBER, REPLY
 from pks.segments.errors import LayoutUnknown, RingLapped
-from pks.segments.journal_records import seal
 from pks.segments.journal_view import JournalView
-from pks.segments.ring import Place, RingReader, RingWriter, ring_claim, ring_commit, ring_cursor
-from pks.segments.slots import VERSION_WORDS, slot_current
+from pks.segments.ring import Place, Ring, RingReader, ring_claim, ring_cursor
+from pks.segments.slots import VERSION_WORDS, slot_append, slot_current
 from pks.segments.table import RefdataTable
 from pks.segments.wait import Waker
 from pks.topology import Intake
+from pks.workers import capture_loop as loop
 from pks.workers.booking import Booking, DayFiles, Room
 from pks.workers.checkpoint import latest_checkpoint, load_booking
 from pks.workers.runtime import Context
-
-BATCH = 1024
-"""Records taken from one source before the next has its turn."""
-
-OWED_MAX = 1 << 17
-"""Answers that a source may have outstanding; its ring is not read before it has taken some."""
 
 REPLAY_BATCH = 1 << 15
 OPEN_RECORDS_MAX = 1 << 17
@@ -51,52 +46,58 @@ OPEN_RECORDS_MAX = 1 << 17
 PATIENCE_NS = 2_000_000_000
 """How long an orderly stop waits for sources that take no answers: a dead one never will."""
 
-END_OF_BATCH = int(Flag.END_OF_BATCH)
+PARKED_TURN_NS = 500_000
+"""How long the loop stays while a correction waits for its trade: then the correction is tried again."""
+
 OUTSIDE_FLAGS = np.uint16(0xFFFF ^ (Flag.REENTRY | Flag.GROUP_LEG | Flag.END_OF_BATCH))
 """What a source may say; the rest is ours."""
 
 
-@njit(cache=True)
-def seal_batch(events, rows, mask, first, last, ends):
-    """Seal records first..last of the ring, the last one flagged as a batch's end if `ends`; they can be published then."""
-    if ends:
-        events[last & mask].flags |= END_OF_BATCH
-    for n in range(first, last + 1):
-        seal(rows, n & mask)
+class IntakeReader(RingReader):
+    """The reader of one intake ring; its cursor lies in the loop's row of the source."""
+
+    def __init__(self, ring: Ring, row: Any) -> None:
+        self._row = row
+        super().__init__(ring, "capture")
+
+    @property
+    def cursor(self) -> int:
+        """Last record that was read."""
+        return int(self._row[loop.CURSOR])
+
+    @cursor.setter
+    def cursor(self, cursor: int) -> None:
+        self._row[loop.CURSOR] = cursor
 
 
-@njit(cache=True)
-def due(answers, limit, verdicts):
-    """How many of `answers` (REPLY[n], in order) may leave: those before the first with a sequence > limit. Puts verdicts into them."""
-    count = 0
-    for i in range(answers.shape[0]):
-        a = answers[i]
-        if a.sequence > limit:
-            break
-        if a.sequence != 0 and a.code <= 1:
-            code = pair_find(verdicts, a.sequence)
-            if code > 0:
-                a.code = code
-        count += 1
-    return count
-
-
-@dataclass
 class Source:
-    """One intake ring as capture sees it."""
+    """One intake ring as capture sees it: a row of the loop's area."""
 
-    intake: Intake
-    reader: RingReader
-    replies: RingWriter
-    waker: Waker
-    owed: deque[Any] = field(default_factory=deque)  # arrays of REPLY, in order
-    owed_count: int = 0
-    has_record: bool = False
+    def __init__(self, area: loop.Area, number: int, intake: Intake, instance: str) -> None:
+        requests, replies = intake.requests, intake.replies
+        loop.set_source(area, number, intake.number, requests, replies, requests.cursor("capture"))
+        self.intake, self.number = intake, number
+        self.reader = IntakeReader(requests, area.sources[number])
+        self.waker = Waker(replies, instance)
+        self.waker.posted = area.reply_posted[number]
+        self._row, self._owed = area.sources[number], area.owed[number]
 
-    def owe(self, answers: Any) -> None:
-        """Remember answers to be sent when they are due."""
-        self.owed.append(answers)
-        self.owed_count += len(answers)
+    @property
+    def owed_count(self) -> int:
+        """Answers that have not left yet."""
+        return int(self._row[loop.OWED_COUNT])
+
+    def owe(self, answer: Any) -> None:
+        """Remember one answer (REPLY[1]), to be sent when it is due."""
+        assert self.owed_count < loop.OWED_ROWS, "what may be owed has room"
+        self._owed[(int(self._row[loop.OWED_FIRST]) + self.owed_count) & (loop.OWED_ROWS - 1)] = answer[0]
+        self._row[loop.OWED_COUNT] += 1
+
+    def forget(self) -> None:
+        """Owe nothing, and go on behind the ring's head."""
+        self._row[loop.OWED_COUNT] = self._row[loop.OWED_FIRST] = 0
+        self.waker.posted[:] = 0
+        self.reader.cursor = self.reader.ring.head
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,6 @@ class Capture:
         self.mask = self.ring.capacity - 1
         self.view = JournalView(context.paths.journal)
         self.journal_place = self.ring.place("journal")
-        self.shard_places = [self.ring.place(f"accumulator-{k}") for k in range(self.host.shards)]
-        self.waker = Waker(self.ring, self.host.instance)
         self.verdict_readers = [self.host.verdicts(k).reader(-1, "capture") for k in range(self.host.shards)]
         self.verdicts = np.zeros((1 << 12, 2), np.int64)
         self.verdicts_count = 0
@@ -129,12 +128,7 @@ class Capture:
         self.refdata.take()
         self.booking = Booking(self.record_at, DayFiles(context.paths.keys), keys=context.config.dedup_keys, durable=self._durable)
         self.booking.admission.verdict_of = self._verdict_of
-        self.sources = [self._source(intake) for intake in self.host.intakes()]
-        self.batch = np.zeros((BATCH, EVENT_WORDS), np.int64)
-        self.answers = np.zeros(BATCH, REPLY)
         self.parked: deque[Parked] = deque()
-        self.ended = self.ring.head  # the last end of a batch
-        self.open_max = min(OPEN_RECORDS_MAX, self.ring.capacity // 4)
         self.moved_ns = context.clock.monotonic_ns()  # when a step last did anything
         self.held_back = False  # a source has records for which there is no room yet
         self.accepted_count = context.cells.counter("events_accepted")
@@ -143,19 +137,35 @@ class Capture:
         self.busy_count = context.cells.counter("busy")
         self.parked_gauge = context.cells.gauge("parked")
         self.sequence_gauge = context.cells.gauge("sequence")
+        intakes = self.host.intakes()
+        self.area = loop.new_area(
+            self.ring,
+            self.journal_place,
+            [self.ring.place(f"accumulator-{k}") for k in range(self.host.shards)],
+            len(intakes),
+            [reader.ring for reader in self.verdict_readers],
+            context.cells.cells,
+            [counter.place for counter in (self.accepted_count, self.duplicate_count, self.refused_count)],
+            context.points,
+        )
+        self.state = self.area.state
+        self.state[loop.OPEN_MAX] = min(OPEN_RECORDS_MAX, self.ring.capacity // 4)
+        self.waker = Waker(self.ring, self.host.instance)
+        self.waker.posted = self.area.posted
+        self.sources = [self._source(number, intake) for number, intake in enumerate(intakes)]
         self._recover()
         self.clock = StrictlyRecorded(context.clock, self.booking.recorded_ns)
         if self.booking.sequence == self.ring.start:
             self._start_epoch()
         self.waiter = context.waiter([source.reader for source in self.sources])
+        self.turn_ns = loop.TURN_NS if context.wait is Wait.SPIN else 0
         context.ready()
 
-    def _source(self, intake: Intake) -> Source:
+    def _source(self, number: int, intake: Intake) -> Source:
         if not self._is_sound(intake):
             self.context.log.warning("a source wrote garbage over its ring: it is made anew", intake=intake.number)
             self._format(intake)
-        requests, replies = intake.requests, intake.replies
-        return Source(intake, RingReader(requests, "capture"), RingWriter(replies), Waker(replies, self.host.instance))
+        return Source(self.area, number, intake, self.host.instance)
 
     def _is_sound(self, intake: Intake) -> bool:
         """Are the control words of a source's rings what they were made as, and its cursors possible? Other programs write there."""
@@ -224,29 +234,59 @@ class Capture:
     # the duty cycle
 
     def step(self) -> int:
-        """Take from every source once, answer what is due, mark the end when all is quiet."""
-        work, self.held_back = 0, False
-        for number, source in enumerate(self.sources):
-            if source.reader.lag < 0:
-                self._give_up(source, f"its cursor went back to {source.reader.ring.head}")
-            elif source.reader.lag and source.owed_count < OWED_MAX:
-                work += self._take(number, source)
+        """Let the compiled loop work, and do what it came back for."""
+        self._enter()
+        turn_ns = min(self.turn_ns, PARKED_TURN_NS) if self.parked else self.turn_ns
+        reason = int(loop.run_capture(self.booking.tables, self.verdicts, self.area, turn_ns))
+        self._leave()
+        work = int(self.state[loop.WORK])
+        self.held_back = bool(self.state[loop.HELD]) and not self.turn_ns
+        self._wake_all()
+        if self.state[loop.UNREAD]:
+            self._read_verdicts()
+            work += 1
+        if reason != DONE:
+            work += self._attend(reason)
         if self.parked:
             self._unpark()
-        work += self._answer()
-        if work == 0:
-            self._tick()
-        else:
+        if work:
             self.moved_ns = self.context.clock.monotonic_ns()
+        elif reason != DONE and self.booking.last_kind != Kind.TICK and self._durable() >= self.booking.sequence:
+            self._end_batch()  # as the loop does where all is quiet
         self.context.cursor = self.booking.sequence
         return work
 
     def idle(self) -> None:
-        """Wait for records; the journal and the accumulators ring when answers may have become due."""
+        """Wait for records, unless the loop has done so; the journal and the accumulators ring when answers may have become due."""
         if self.held_back:
             self.context.nap(1_000_000)  # what waits in the rings cannot be taken before the journal or an accumulator goes on
-        else:
+        elif not self.turn_ns:
             self.waiter.wait(1_000_000 if any(source.owed_count for source in self.sources) else 5_000_000)
+
+    def _enter(self) -> None:
+        """Tell the kernels of the loop what Python knows."""
+        state, booking = self.state, self.booking
+        state[loop.SEQUENCE], state[loop.LAST_KIND], state[loop.EPOCH] = booking.sequence, booking.last_kind, booking.epoch
+        state[loop.RECORDED_NS] = max(self.clock.last_ns, booking.recorded_ns)
+        state[loop.WALL_NS], state[loop.AT_NS] = self.context.clock.wall_ns(), self.context.clock.monotonic_ns()
+        state[loop.WORK] = state[loop.UNREAD] = state[loop.HELD] = 0
+
+    def _leave(self) -> None:
+        """Learn what they did."""
+        state, booking = self.state, self.booking
+        booking.sequence, booking.last_kind = int(state[loop.SEQUENCE]), int(state[loop.LAST_KIND])
+        self.clock.last_ns = booking.recorded_ns = max(booking.recorded_ns, int(state[loop.RECORDED_NS]))
+
+    def _wake_all(self) -> None:
+        """Post the readers of events and the sources that the kernels found asleep."""
+        if self.state[loop.WAKE]:
+            self.state[loop.WAKE] = 0
+            self.waker.wake()
+        if self.state[loop.SLEEPERS]:
+            self.state[loop.SLEEPERS] = 0
+            for number in np.flatnonzero(self.area.sources[:, loop.SLEEPS]).tolist():
+                self.area.sources[number, loop.SLEEPS] = 0
+                self._wake(self.sources[number])
 
     def housekeeping(self) -> None:
         """Progress."""
@@ -270,95 +310,35 @@ class Capture:
 
     # taking
 
-    def _take(self, number: int, source: Source) -> int:
-        """Take one batch of a source; how many records were dealt with."""
-        try:
-            batch = source.reader.read(BATCH)
-        except RingLapped as error:
-            self._give_up(source, str(error))
+    def _attend(self, reason: int) -> int:
+        """Deal with the record that the loop left, or with the source that it gave up; how many records."""
+        state = self.state
+        source, start, count, at = self.sources[state[loop.NUMBER]], *(int(state[n]) for n in (loop.START, loop.COUNT, loop.TAKEN))
+        if reason == loop.GIVE_UP:
+            self._give_up(source, f"its cursor went to {source.reader.ring.head}, {source.reader.cursor} was read")
             return 1
-        start = source.reader.cursor - len(batch)
-        rows = batch.view(np.int64).reshape(-1, EVENT_WORDS)
-        now_ns = self.context.clock.wall_ns()
-        done = 0
-        while done < len(batch):
-            taken, reason = self._take_plain(source, number, batch, rows, done, start + 1 + done, now_ns)
-            done += taken
-            if done == len(batch):
-                break
-            if reason == RING_FULL:
-                self.held_back = True
-                break
-            if reason == ANSWERS_FULL:
-                continue
-            if reason == TABLE_FULL:
-                room = self.booking.make_room(int(batch[done]["effective_date"]))
-                if room is Room.LATER:
-                    self.held_back = True
-                    break
-                if room is Room.NONE:
-                    self._reply_busy(source, batch, done, start + 1 + done)
-                    done += max(1, int(batch[done]["group_count"]))
-                continue
-            if reason == SLOW:
-                used = self._take_group(source, number, batch, done, start + 1 + done, now_ns)
-                if used == 0:
-                    self.held_back = True
-                    break
-                done += used
-        source.reader.cursor = start + done
-        self.context.point("before_finish")
-        source.reader.finish(source.reader.cursor)
-        return done
+        batch, ticket = self.area.batch[:count], start + 1 + at
+        source.reader.cursor = start + count
+        used = 0
+        if reason == SLOW:
+            used = self._take_group(source, batch, at, ticket, int(state[loop.NOW_NS]))
+            self.held_back = used == 0
+        else:
+            assert reason == TABLE_FULL, f"the loop comes back for what is known, not {reason}"
+            room = self.booking.make_room(int(batch[at]["effective_date"]))
+            self.held_back = room is Room.LATER
+            if room is Room.NONE:
+                self._reply_busy(source, ticket)
+                used = max(1, int(batch[at]["group_count"]))
+        source.reader.cursor = start + at + used
+        if used:
+            self.context.point("before_finish")
+            source.reader.finish()
+        return 0 if self.held_back else max(1, used)
 
-    def _take_plain(self, source: Source, number: int, batch: Any, rows: Any, done: int, ticket: int, now_ns: int) -> tuple[int, int]:
-        booking = self.booking
-        room = int(ring_claim(self.ring.control, min(self.ring.capacity // 2, len(batch) - done)))
-        before = booking.sequence
-        recorded_ns = self.clock.next_ns()
-        taken, sequence, said, reason = take_trades(
-            booking.tables,
-            batch,
-            rows,
-            done,
-            len(batch),
-            self.events,
-            self.rows,
-            self.mask,
-            self.ring.oldest,
-            before,
-            room,
-            recorded_ns,
-            now_ns,
-            booking.epoch,
-            source.intake.number,
-            ticket,
-            self.answers,
-        )
-        if sequence > before:
-            booking.recorded_ns = max(booking.recorded_ns, recorded_ns)
-            self._publish(before + 1, int(sequence), self._may_end(int(sequence)))
-            booking.sequence, booking.last_kind = int(sequence), int(Kind.TRADE)
-        if said:
-            self._count(self.answers[:said])
-            source.owe(self.answers[:said].copy())
-        return int(taken), int(reason)
-
-    def _publish(self, first: int, last: int, ends: bool = True) -> None:
-        self.context.point("before_publish")
-        seal_batch(self.events, self.rows, self.mask, first, last, ends)
-        if ends:
-            self.ended = last
-        ring_commit(self.ring.control, last - first + 1)
-        self.context.point("after_publish")
-        self.waker.wake()
-
-    def _may_end(self, sequence: int) -> bool:
-        """Should a batch end here? Yes, unless the accumulators still work at the last end: then late trades wait for the next end.
-
-        Whatever comes, an end comes within OPEN_RECORDS_MAX records or with the next TICK.
-        """
-        return self._applied() >= self.ended or sequence - self.ended >= self.open_max
+    def _publish(self, first: int, last: int) -> None:
+        loop.publish(self.area, first, last, True)
+        self._wake_all()
 
     def _count(self, answers: Any) -> None:
         codes = answers["code"]
@@ -368,7 +348,7 @@ class Capture:
         self.duplicate_count.add(duplicates)
         self.refused_count.add(len(answers) - accepted - duplicates)
 
-    def _take_group(self, source: Source, number: int, batch: Any, done: int, ticket: int, now_ns: int) -> int:
+    def _take_group(self, source: Source, batch: Any, done: int, ticket: int, now_ns: int) -> int:
         """Take one group in Python; records used, 0 when there is no room for it yet."""
         head = batch[done]
         count = max(1, int(head["group_count"]))
@@ -384,7 +364,7 @@ class Capture:
             return 0
         if outcome.code == Code.UNKNOWN_TRADE and int(group[0]["kind"]) in (Kind.AMEND, Kind.CANCEL, Kind.FEE):
             if len(self.parked) < PARKED_TRADES_MAX:
-                self.parked.append(Parked(number, ticket, group, self.context.clock.monotonic_ns() + PARK_SECONDS * 10**9))
+                self.parked.append(Parked(source.number, ticket, group, self.context.clock.monotonic_ns() + PARK_SECONDS * 10**9))
                 return count
             outcome = Admitted(int(Code.PARKING_FULL))
         return count if self._settle(source, outcome, ticket) else 0
@@ -449,7 +429,7 @@ class Capture:
             if not (known or late) or not self._settle(self.sources[waiting.source], outcome, waiting.ticket):
                 self.parked.append(waiting)
 
-    def _reply_busy(self, source: Source, batch: Any, at: int, ticket: int) -> None:
+    def _reply_busy(self, source: Source, ticket: int) -> None:
         answers = np.zeros(1, REPLY)
         answers["ticket"], answers["code"], answers["field"] = ticket, Code.BUSY, FIELD_NUMBER["effective_date"]
         self.busy_count.add()
@@ -460,44 +440,12 @@ class Capture:
         """The source wrote garbage over its control words: its rings are made anew, and nobody else notices."""
         self.context.log.warning("a source wrote garbage over its ring: it is made anew", intake=source.intake.number, error=error)
         self._format(source.intake)
-        source.reader.cursor = source.reader.ring.head
-        source.waker.posted[:] = 0
-        source.owed.clear()
-        source.owed_count = 0
+        source.forget()
 
     # answering
 
-    def _limit(self) -> int:
-        """Events up to here are durable and applied by every shard."""
-        return min(self._durable(), self._applied())
-
     def _applied(self) -> int:
-        return min(int(ring_cursor(self.ring.control, place)) for place in self.shard_places)
-
-    def _answer(self) -> int:
-        """Send every answer that is due, as far as reply rings have room."""
-        if not any(source.owed_count for source in self.sources):
-            return 0
-        limit = self._limit()
-        self._read_verdicts()
-        sent = 0
-        for source in self.sources:
-            while source.owed:
-                answers = source.owed[0]
-                count = int(due(answers, limit, self.verdicts))
-                count = source.replies.publish(answers[:count]) if count else 0
-                sent += count
-                source.owed_count -= count
-                if count == len(answers):
-                    source.owed.popleft()
-                    continue
-                if count:
-                    source.owed[0] = answers[count:]
-                break
-            self._wake(source)
-        if sent:
-            self.context.point("after_answer")
-        return sent
+        return int(loop.applied(self.area))
 
     def _wake(self, source: Source) -> None:
         try:
@@ -507,7 +455,7 @@ class Capture:
 
     def _verdict_of(self, sequence: int) -> int:
         """Code by which the accumulators refused an event, 0 for none; waits until they have judged it."""
-        if self._applied() < sequence and self.ended < self.booking.sequence:
+        if self._applied() < sequence and int(self.state[loop.ENDED]) < self.booking.sequence:
             while not self._end_batch():
                 self._rest()
         while self._applied() < sequence:
@@ -525,6 +473,7 @@ class Capture:
                 for sequence, code in zip(records["sequence"].tolist(), records["code"].tolist(), strict=True):
                     self._learn_verdict(sequence, code)
                 reader.finish()
+        self.area.verdict_cursors[:] = [reader.cursor for reader in self.verdict_readers]
 
     def _learn_verdict(self, sequence: int, code: int) -> None:
         if sequence <= 0:
@@ -535,19 +484,15 @@ class Capture:
             self.verdicts = longer
         self.verdicts_count += int(pair_set(self.verdicts, sequence, code))
 
-    # marks and reference data
-
-    def _tick(self) -> None:
-        """When all is durable and nothing waits, one TICK behind the last event: a batch with anything behind it is known durable."""
-        booking = self.booking
-        if booking.last_kind != Kind.TICK and self._durable() >= booking.sequence:
-            self._end_batch()
+    # ends of batches and reference data
 
     def _end_batch(self) -> int:
         """Sequence a TICK, which ends whatever batch is open; 0 when the ring has no room."""
-        tick = np.zeros(1, EVENT)
-        tick["kind"], tick["group_count"] = Kind.TICK, 1
-        return self._sequence(tick, 0)
+        self._enter()
+        sequence = int(loop.mark_end(self.area))
+        self._leave()
+        self._wake_all()
+        return sequence
 
     def _show_definitions(self) -> None:
         """Write changed reference data into its segment."""
@@ -570,10 +515,10 @@ def warm() -> None:
 
     warm_booking()
     warm_rings()
-    events = np.zeros(16, EVENT)
-    seal_batch(events, events.view(np.int64).reshape(-1, EVENT_WORDS), 15, 1, 2, True)
-    due(np.zeros(1, REPLY), 0, np.zeros((4, 2), np.int64))
-    slot_current(np.zeros((2, VERSION_WORDS + 2), np.int64), 0)
+    events = np.zeros(2, EVENT)
+    slots, indexes, counts = np.zeros((2, VERSION_WORDS + 2), np.int64), np.zeros((1, 4, 2), np.int64), np.zeros((1, 16), np.int64)
+    slot_append(slots, indexes, counts, 0, 1, np.zeros(1, np.int64))
+    slot_current(slots, 0)
     pair_copy(np.ones((2, 2), np.int64), np.zeros((4, 2), np.int64))
     pair_set(np.zeros((4, 2), np.int64), 1, 1)
     pair_find(np.zeros((4, 2), np.int64), 1)

@@ -15,19 +15,21 @@ import numpy as np
 from pks.base.clock import NS_PER_DAY
 from pks.base.errors import Code
 from pks.base.host import Wait
+from pks.base.kernels import monotonic_ns
 from pks.engine.booking.keys import inline_id
-from pks.engine.booking.take import take_trades
 from pks.engine.instruments.definitions import AnyDefinition, Book, Currency, Entity, Instrument, Source
 from pks.engine.instruments.events import definition_event
 from pks.engine.lots.snapshot import export_state, import_state
 from pks.engine.lots.state import ANCHOR_EVENTS, KEYS_COUNT
 from pks.layouts.codes import Flag, Kind, Method, Oversell, Side
-from pks.layouts.event import EVENT, EVENT_WORDS, REPLY
+from pks.layouts.event import EVENT, REPLY
 from pks.layouts.match import MATCH, VERDICT
 from pks.layouts.slots import UPDATE
-from pks.segments.ring import PLACES_MAX, Place, Ring, RingReader, RingWriter, ring_bytes, ring_claim, ring_commit, ring_wake
+from pks.segments.ring import PLACES_MAX, Place, Ring, RingReader, RingWriter, ring_bytes, ring_claim, ring_commit, ring_gate, ring_wake
 from pks.segments.wait import Waiter
 from pks.workers.booking import Booking, DayFiles
+from pks.workers.capture_loop import AT_NS, WALL_NS, applied, mark_end, new_area, publish, run_capture, set_source
+from pks.workers.points import no_points
 from pks.workers.positions import Positions
 
 DAY = 20_000
@@ -66,9 +68,9 @@ def _definitions() -> list[AnyDefinition]:
 class SmallCore:
     """Capture's fold and one shard over an array, as the workers have them over rings and the journal."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: int = 64) -> None:
         self.records = np.zeros(CAPACITY, EVENT)
-        self.booking = Booking(lambda sequence: self.records[sequence], DayFiles(folder / "keys"), keys=64)
+        self.booking = Booking(lambda sequence: self.records[sequence], DayFiles(folder / "keys"), keys=keys)
         self.journal = self.records.view()
         self.journal.flags.writeable = False
         self.live = Positions(self.journal, keys=8, lots=16)
@@ -150,25 +152,42 @@ def warm_fold() -> None:
         import_state(export_state(again.shard.state), 0, 2)
 
 
+def _small_ring(dtype: Any, *places: str, start: int = -1) -> Ring:
+    area = np.zeros(ring_bytes(16, dtype.itemsize) // 8, np.int64)
+    return Ring.format(area, "warm", dtype, 16, start=start, places=[Place(name, True, None) for name in places])
+
+
 def warm_booking() -> None:
     """Every kernel of capture's fold and of its compiled loop."""
     with tempfile.TemporaryDirectory() as folder:
         core = SmallCore(Path(folder))
         core.book(core.event(Kind.TRADE))
-        batch = core.event(Kind.TRADE)
-        rows = batch.view(np.int64).reshape(-1, EVENT_WORDS)
-        ring = np.zeros(16, EVENT)
         booking = core.booking
-        taken, _, said, _ = take_trades(
-            booking.tables, batch, rows, 0, 1, ring, ring.view(np.int64).reshape(-1, EVENT_WORDS), 15, 0, booking.sequence, 4, NOW_NS,
-            NOW_NS, booking.epoch, 0, 1, np.zeros(4, REPLY),
-        )  # fmt: skip
-        assert (taken, said) == (1, 1), Code.BAD_RECORD.name
+        _turn_capture(booking, core.event(Kind.TRADE))
         fresh = Booking(lambda sequence: core.records[sequence], DayFiles(Path(folder) / "other"), keys=64)
         fresh.learn(core.journal, -1, 1, booking.sequence)
         fresh.learn(core.records, CAPACITY - 1, booking.sequence + 1, booking.sequence)
         fresh.evict([DAY])
         assert fresh.sequence == booking.sequence, "the fold reaches the end"
+
+
+def _turn_capture(booking: Booking, trade: Any) -> None:
+    """One trade through capture's loop, from an intake ring to its answer; then the TICK behind it."""
+    events, requests, replies = _small_ring(EVENT, "gate"), _small_ring(EVENT, "capture"), _small_ring(REPLY, "source")
+    cells = np.zeros(16, np.int64)
+    verdicts = _small_ring(VERDICT)
+    area = new_area(events, 0, [0], 1, [verdicts], cells, [0, 1, 2], no_points())
+    set_source(area, 0, 0, requests, replies, -1)
+    area.state[WALL_NS], area.state[AT_NS] = NOW_NS, monotonic_ns(area.clock)
+    RingWriter(requests).publish(trade)
+    run_capture(booking.tables, np.zeros((4, 2), np.int64), area, 0)
+    ring_gate(events.control, 0, events.head)
+    run_capture(booking.tables, np.zeros((4, 2), np.int64), area, 0)
+    assert len(RingReader(replies, "source").read(4)) == 1, Code.BAD_RECORD.name
+    applied(area)
+    claimed = ring_claim(events.control, 1)
+    publish(area, events.head + 1, events.head + claimed, True)
+    assert mark_end(area) == events.head, "there is room"
 
 
 def warm_rings() -> None:

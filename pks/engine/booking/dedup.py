@@ -14,23 +14,31 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from pks.base.kernels import kernel
+
 KEY_HI, KEY_LO, SEQUENCE, TAIL = 0, 1, 2, 3
 ENTRY_WORDS = 4
 
 Table = NDArray[Any]
 
 
-@njit(cache=True)
+@kernel
 def tail_of(discriminator, date):
     """Discriminator and date in one word."""
     return (np.int64(discriminator) << 32) | np.int64(date)
 
 
-@njit(cache=True)
+@kernel
+def dedup_home(table, lo):
+    """Row at which the search for a key with this lower word begins."""
+    return (lo >> 1) & (table.shape[0] - 1)
+
+
+@kernel
 def dedup_find(table, hi, lo, discriminator):
     """Sequence of the entry with that key and discriminator, or 0."""
     mask = table.shape[0] - 1
-    at = (lo >> 1) & mask
+    at = dedup_home(table, lo)
     while table[at, SEQUENCE] != 0:
         if table[at, KEY_LO] == lo and table[at, KEY_HI] == hi and table[at, TAIL] >> 32 == discriminator:
             return table[at, SEQUENCE]
@@ -38,11 +46,11 @@ def dedup_find(table, hi, lo, discriminator):
     return np.int64(0)
 
 
-@njit(cache=True)
+@kernel
 def dedup_all(table, hi, lo, into):
     """Sequences of every entry with that key into `into` (int64[n]); how many there are."""
     mask = table.shape[0] - 1
-    at = (lo >> 1) & mask
+    at = dedup_home(table, lo)
     count = 0
     while table[at, SEQUENCE] != 0:
         if table[at, KEY_LO] == lo and table[at, KEY_HI] == hi:
@@ -53,11 +61,11 @@ def dedup_all(table, hi, lo, into):
     return count
 
 
-@njit(cache=True)
+@kernel
 def dedup_add(table, hi, lo, discriminator, date, sequence):
     """Add an entry; the caller has looked that it is not there and that the table is at most half full."""
     mask = table.shape[0] - 1
-    at = (lo >> 1) & mask
+    at = dedup_home(table, lo)
     while table[at, SEQUENCE] != 0:
         at = (at + 1) & mask
     table[at, KEY_HI] = hi

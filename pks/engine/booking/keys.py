@@ -11,8 +11,8 @@ import hashlib
 from base64 import b32encode
 
 import numpy as np
-from numba import njit
 
+from pks.base.kernels import kernel
 from pks.base.units import mix_64
 from pks.layouts.codes import Recurs
 from pks.layouts.event import EVENT
@@ -28,7 +28,7 @@ NO_LOT = 2**62  # `lot` of an event that names a lot which capture does not know
 ACCOUNT, INSTRUMENT, SIDE, DATE = int(Recurs.ACCOUNT), int(Recurs.INSTRUMENT), int(Recurs.SIDE), int(Recurs.DATE)
 
 
-@njit(cache=True)
+@kernel
 def trade_key(words, row, leg):
     """(hi, lo) of the record at `words[row]` (int64[n, 32]); never (0, 0)."""
     hi, lo = mix_64(np.int64(0x5F17) + leg), mix_64(np.int64(0x2E09) ^ leg)
@@ -39,7 +39,7 @@ def trade_key(words, row, leg):
     return hi, lo | 1
 
 
-@njit(cache=True)
+@kernel
 def discriminator(source_id, recurs, account_id, instrument_id, side, date):
     """32 bits, > 0: equal for two records only if one source gave them and they agree in what its ids recur over."""
     value = mix_64(np.int64(source_id) + 1)

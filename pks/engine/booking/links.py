@@ -8,8 +8,8 @@ Source: design.md section 2, "Events on many keys".
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from pks.base.kernels import kernel
 from pks.base.units import mix_64
 from pks.layouts.codes import Flag, Kind
 
@@ -17,12 +17,18 @@ ACTION, FIXING, REFDATA, DETAIL = int(Kind.ACTION), int(Kind.FIXING), int(Kind.R
 BLOCK = int(Flag.BLOCK)
 
 
-@njit(cache=True)
+@kernel
+def chain_home(chains, book_id, instrument_id):
+    """Row at which the search for the key in `chains` begins."""
+    return mix_64((np.int64(book_id) << 32) | np.int64(instrument_id)) & (chains.shape[0] - 1)
+
+
+@kernel
 def chain_swap(chains, counts, book_id, instrument_id, sequence):
     """Make `sequence` the last event of the key in `chains` (int64[slots, 2]); the one before it, or 0."""
     key = (np.int64(book_id) << 32) | np.int64(instrument_id)
     mask = chains.shape[0] - 1
-    at = mix_64(key) & mask
+    at = chain_home(chains, book_id, instrument_id)
     while chains[at, 0] != 0 and chains[at, 0] != key:
         at = (at + 1) & mask
     if chains[at, 0] == 0:
@@ -33,7 +39,7 @@ def chain_swap(chains, counts, book_id, instrument_id, sequence):
     return before
 
 
-@njit(cache=True)
+@kernel
 def link(chains, counts, instrument_chain, e):
     """Write both links of event `e`, whose sequence is set, and move the chains on to it. counts[0]: keys in `chains`."""
     if e.kind == DETAIL:  # its text lies where an event has its links

@@ -9,20 +9,20 @@ Anything but a plain trade (corrections, transfers, groups of several events, re
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from pks.base.errors import Code
+from pks.base.kernels import kernel
 from pks.base.limits import DATE_MAX, DATE_MIN, FUTURE_SECONDS_MAX, TIME_MIN_NS
 from pks.base.zones import local_date
 from pks.engine.booking.dedup import dedup_add, dedup_find
-from pks.engine.booking.keys import ID_WORD, discriminator, trade_key
+from pks.engine.booking.keys import ID_WORD, discriminator
 from pks.engine.booking.links import link
 from pks.engine.booking.tables import CHAINS_COUNT, IN_MEMORY, KEYS_COUNT
 from pks.layouts.codes import Contract, Flag, Kind
 from pks.layouts.event import CHECKED_WORDS, EVENT_WORDS, FIELD_NUMBER
 from pks.layouts.slots import FEE_SCALE
 
-DONE, SLOW, RING_FULL, TABLE_FULL, ANSWERS_FULL = 0, 1, 2, 3, 4
+DONE, SLOW, RING_FULL, TABLE_FULL = 0, 1, 2, 3
 
 TRADE, DETAIL = int(Kind.TRADE), int(Kind.DETAIL)
 INVERSE = int(Contract.INVERSE)
@@ -54,7 +54,7 @@ F_DATE, F_SETTLE, F_SCALE, F_KIND = (
 F_SOURCE, F_GROUP = FIELD_NUMBER["source_id"], FIELD_NUMBER["group_count"]
 
 
-@njit(cache=True)
+@kernel
 def check_trade(t, e, now_ns):
     """(code, field number) of the first thing wrong with the trade record `e`, or (0, 0). Fills nothing in."""
     if e.instrument_id >= t.instruments.shape[0] or not t.instruments[e.instrument_id].known:
@@ -71,7 +71,7 @@ def check_trade(t, e, now_ns):
     return check_values(t, policy, e, now_ns)
 
 
-@njit(cache=True)
+@kernel
 def check_values(t, policy, e, now_ns):
     """The part of `check_trade` that looks at numbers and times."""
     if e.side != 1 and e.side != -1:
@@ -93,7 +93,7 @@ def check_values(t, policy, e, now_ns):
     return 0, 0
 
 
-@njit(cache=True)
+@kernel
 def check_fee(t, policy, e):
     """Code of what is wrong with the fee, or 0. One in the traded asset must be exact at qty_scale and less than what is bought."""
     if e.fee_currency_id == 0 or e.fee_currency_id >= t.currencies.shape[0] or not t.currencies[e.fee_currency_id]:
@@ -118,7 +118,7 @@ def check_fee(t, policy, e):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def place_date(t, e):
     """Write effective_date and lot_date of a trade; (code, field) when the dates are wrong."""
     if not e.flags & HAS_BUSINESS_DATE:
@@ -132,7 +132,7 @@ def place_date(t, e):
     return 0, 0
 
 
-@njit(cache=True)
+@kernel
 def same_trade(a, b):
     """Do two trade records with one key say the same? (A record without a book takes the book that the rules gave the first.)"""
     return (
@@ -153,14 +153,14 @@ def same_trade(a, b):
     )
 
 
-@njit(cache=True)
+@kernel
 def answer(answers, at, ticket, sequence, code, field, value):
     """Write one answer; the worker sends it when `sequence` is durable and applied."""
     a = answers[at]
     a.ticket, a.sequence, a.code, a.field, a.value, a.other = ticket, sequence, code, field, value, 0
 
 
-@njit(cache=True)
+@kernel
 def offending(e, field):
     """The value of the offending field, where a number says it."""
     if field == F_QTY:
@@ -188,7 +188,7 @@ def offending(e, field):
     return np.int64(0)
 
 
-@njit(cache=True)
+@kernel
 def is_plain(e, batch, first, count):
     """Is the record at batch[first] a trade that this loop may take: alone, or with DETAIL records that are all there?"""
     if e.kind != TRADE or e.flags & ~PLAIN_FLAGS or e.book_id == 0 or e.to_book_id != 0 or e.lot != 0 or e.original != 0:
@@ -204,40 +204,38 @@ def is_plain(e, batch, first, count):
     return True
 
 
-@njit(cache=True)
+@kernel
 def take_trades(
-    t, batch, words, first, count, ring, ring_words, mask, oldest, sequence, room, recorded_ns, now_ns, epoch, intake, ticket, answers
+    t, batch, words, keys, count, ring, ring_words, mask, oldest, sequence, room, recorded_ns, now_ns, epoch, intake, ticket, answers
 ):
-    """Take plain trades batch[first:count] into the ring behind `sequence`; at most `room` records.
+    """Take plain trades batch[:count] into the ring behind `sequence`; at most `room` records.
 
-    batch, words: a private copy of intake records (EVENT[n] and int64[n, 32] over the same bytes); ring, ring_words: likewise the events
-    ring, record n at n & mask, written but neither sealed nor published; oldest: records behind it are in the ring;
-    ticket: of batch[first]; answers: REPLY[n], from 0.
+    batch, words: a private copy of intake records (EVENT[n] and int64[n, 32] over the same bytes); keys: int64[n, 2], their `trade_key`;
+    ring, ring_words: as the first two the events ring, record n at n & mask, written but neither sealed nor published; oldest: records
+    behind it are in the ring; ticket: of batch[0]; answers: REPLY[>= count].
     Returns (records consumed, last sequence, answers written, reason).
     """
-    at, said = first, 0
+    at, said = np.int64(0), 0
     before = sequence
     while at < count:
         e = batch[at]
-        if said == answers.shape[0]:
-            return at - first, sequence, said, ANSWERS_FULL
         if not is_plain(e, batch, at, count):
-            return at - first, sequence, said, SLOW
+            return at, sequence, said, SLOW
         code, field = check_trade(t, e, now_ns) if words[at, ID_WORD] != 0 else (MISSING_FIELD, F_ID)
         if code == 0:
             code, field = place_date(t, e)
         if code != 0:
-            answer(answers, said, ticket + at - first, 0, code, field, offending(e, field))
+            answer(answers, said, ticket + at, 0, code, field, offending(e, field))
             said += 1
             at += e.group_count
             continue
         if t.dates[e.effective_date] != IN_MEMORY:
-            return at - first, sequence, said, SLOW
+            return at, sequence, said, SLOW
         if sequence + e.group_count - before > room:
-            return at - first, sequence, said, RING_FULL
+            return at, sequence, said, RING_FULL
         if 2 * (t.counts[KEYS_COUNT] + 1) > t.dedup.shape[0] or 2 * (t.counts[CHAINS_COUNT] + 1) > t.chains.shape[0]:
-            return at - first, sequence, said, TABLE_FULL
-        hi, lo = trade_key(words, at, np.int64(e.leg))
+            return at, sequence, said, TABLE_FULL
+        hi, lo = keys[at, 0], keys[at, 1]
         disc = discriminator(
             np.int64(e.source_id),
             t.sources[e.source_id] - 1,
@@ -249,9 +247,9 @@ def take_trades(
         known = dedup_find(t.dedup, hi, lo, disc)
         if known != 0:
             if known <= oldest:  # not in the ring: the journal has it
-                return at - first, sequence, said, SLOW
+                return at, sequence, said, SLOW
             same = same_trade(e, ring[known & mask])
-            answer(answers, said, ticket + at - first, known, DUPLICATE if same else CONFLICT, 0 if same else F_ID, 0)
+            answer(answers, said, ticket + at, known, DUPLICATE if same else CONFLICT, 0 if same else F_ID, 0)
             said += 1
             at += e.group_count
             continue
@@ -271,7 +269,7 @@ def take_trades(
         link(t.chains, t.counts, t.instrument_chain, r)
         dedup_add(t.dedup, hi, lo, disc, np.int64(e.effective_date), r.sequence)
         t.counts[KEYS_COUNT] += 1
-        answer(answers, said, ticket + at - first, r.sequence, ACCEPTED, 0, 0)
+        answer(answers, said, ticket + at, r.sequence, ACCEPTED, 0, 0)
         said += 1
         at += group
-    return at - first, sequence, said, DONE
+    return at, sequence, said, DONE

@@ -33,9 +33,11 @@ from pks.segments.atomics import (
     prefetch_write,
     read_cycles,
     read_word,
+    rows_at,
     store_relaxed,
     store_release,
     store_release_at,
+    words_at,
     write_word,
 )
 from tests.unit.segments.cross import builder_assembly, kernel_assembly
@@ -211,3 +213,17 @@ def test_every_order_has_its_label_and_no_other_module_emits_atomics() -> None:
             assert "load_atomic" not in text
             assert "builder.fence" not in text
     assert {label for label, times in labels.items() if times < 2} == set()
+
+
+def test_arrays_over_an_address_are_the_memory_itself() -> None:
+    memory = np.arange(12, dtype=np.int64)
+
+    @njit
+    def double(address: int) -> int:
+        words, rows = words_at(address, 12), rows_at(address, 3, 4)
+        for n in range(12):
+            words[n] *= 2
+        return rows[2, 1] + rows.shape[0] * 100 + rows.shape[1] * 1000
+
+    assert double(memory.ctypes.data) == 2 * 9 + 300 + 4000
+    assert memory.tolist() == list(range(0, 24, 2))
