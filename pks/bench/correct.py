@@ -20,7 +20,7 @@ from pks.layouts.codes import Flag, Kind
 from pks.layouts.slots import POSITION_SLOT, POSITION_WORDS
 from pks.layouts.state import KEY_WORDS
 from pks.segments.slots import TRIES_MAX, VERSION_WORDS, slot_read
-from pks.workers.accumulator import write_positions
+from pks.workers.accumulator_loop import write_positions
 from pks.workers.booking import link_group
 from pks.workers.points import no_points
 from pks.workers.positions import Positions

@@ -26,7 +26,7 @@ from pks.engine.lots.state import CHANGED, KEYS_COUNT, MATCHES, new_results, new
 from pks.layouts.slots import POSITION_SLOT, POSITION_WORDS
 from pks.layouts.state import KEY_WORDS
 from pks.segments.slots import VERSION_WORDS
-from pks.workers.accumulator import BATCH, write_positions
+from pks.workers.accumulator_loop import BATCH, write_positions
 from pks.workers.points import no_points
 from pks.workers.positions import Positions
 

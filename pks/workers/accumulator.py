@@ -12,121 +12,32 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from pks.base.host import Wait
 from pks.engine.lots.reentry import reentry_event
+from pks.engine.lots.run import DONE
 from pks.engine.lots.shard import MovedSet
-from pks.engine.lots.state import CHANGED, CHANGED_ACCOUNTS, DIRTY_COUNT, KEYS_COUNT, MATCHES, VERDICTS, Results
-from pks.layouts.codes import Flag, MatchKind
+from pks.engine.lots.state import CHANGED, CHANGED_ACCOUNTS, KEYS_COUNT, MATCHES, VERDICTS, Results
+from pks.layouts.codes import MatchKind
 from pks.layouts.event import EVENT
 from pks.layouts.match import MATCH
-from pks.layouts.slots import ACCOUNT_SLOT, ACCOUNT_WORDS, POSITION_SLOT, POSITION_WORDS
-from pks.layouts.state import ACCOUNT, KEY, KEY_WORDS
-from pks.segments.atomics import copy_words
+from pks.layouts.slots import POSITION_SLOT, POSITION_WORDS
 from pks.segments.errors import TableFull
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import CONTROL_WORDS, RingReader, RingWriter, ring_cursor, ring_head, ring_oldest
-from pks.segments.slots import (
-    FULL,
-    TRIES_MAX,
-    VERSION_WORDS,
-    pack_key,
-    range_recover,
-    slot_append,
-    slot_current,
-    slot_find,
-    slot_read,
-    slot_write,
-)
+from pks.segments.slots import TRIES_MAX, pack_key, slot_find, slot_read
 from pks.segments.stream import StreamReader, StreamWriter
 from pks.segments.wait import Waker, drop_ticket, look_again, take_ticket
+from pks.workers import accumulator_loop as loop
 from pks.workers.checkpoint import latest_checkpoint, load_positions
-from pks.workers.points import kill_here, no_points
 from pks.workers.positions import Positions
 from pks.workers.runtime import Context
-
-BATCH = 4096
-"""Events applied between two looks at signals and rings."""
 
 REPLAY_BATCH = 1 << 15
 LOOK_BACK = 1 << 12
 """Records of a stream that are compared at a time when a new life looks for where the old one ended."""
 
 SEQUENCE_WORD = POSITION_SLOT.fields["last_sequence"][1] // 8 if POSITION_SLOT.fields else 0
-END_OF_BATCH = int(Flag.END_OF_BATCH)
-
-
-@njit(cache=True)
-def last_end(events, mask, first, last):
-    """Sequence of the last event in first..last (event n at events[n & mask]) that ends a batch, or first - 1."""
-    n = last
-    while n >= first and not events[n & mask].flags & END_OF_BATCH:
-        n -= 1
-    return n
-
-
-@njit(cache=True)
-def die_between_copies(slots, row, source, points, point):
-    """When the kill point is due: die as `slot_write` would between the new copy and its version, which readers then never see."""
-    if points[point, 0] == 1:
-        words = (slots.shape[1] - VERSION_WORDS) >> 1
-        base = row * slots.shape[1] + VERSION_WORDS
-        other = 2 * base + words - slot_current(slots, row)
-        copy_words(slots, other, source, 0, words)
-    kill_here(points, point)
-
-
-@njit(cache=True)
-def write_positions(keys, key_words, rows, count, slots, indexes, counts, shard, written, points, point):
-    """Write the positions of key rows rows[:count] to their slots; into written (int64[n]) the slot of each. FULL when one has no place.
-
-    points, point: KillPoints.words and the row of the point between a slot's two copies.
-    """
-    for i in range(count):
-        k = rows[i]
-        source = key_words[k]
-        if keys[k].slot < 0:
-            key = pack_key(keys[k].book_id, keys[k].instrument_id)
-            row = slot_find(indexes[shard], key)
-            if row < 0:
-                row = slot_append(slots, indexes, counts, shard, key, source)
-                if row == FULL:
-                    return FULL
-            else:
-                slot_write(slots, row, source)
-            keys[k].slot = row
-        else:
-            die_between_copies(slots, np.int64(keys[k].slot), source, points, point)
-            slot_write(slots, np.int64(keys[k].slot), source)
-        written[i] = keys[k].slot
-    return count
-
-
-@njit(cache=True)
-def write_accounts(keys, accounts, pairs, count, slots, indexes, counts, shard, row_words, row):
-    """Write account quantities pairs[:count] (account row, key row) of keys with a slot. row, row_words: one ACCOUNT_SLOT to build in."""
-    for i in range(count):
-        account = pairs[i, 0]
-        k = pairs[i, 1]
-        if keys[k].slot < 0:
-            continue
-        slot = row[0]
-        slot.book_id, slot.instrument_id = keys[k].book_id, keys[k].instrument_id
-        slot.account_id, slot.qty_scale = accounts[account].account_id, keys[k].qty_scale
-        slot.qty_raw, slot.last_sequence = accounts[account].qty_raw, accounts[account].last_sequence
-        if accounts[account].slot < 0:
-            key = pack_key(keys[k].slot, accounts[account].account_id)
-            at = slot_find(indexes[shard], key)
-            if at < 0:
-                at = slot_append(slots, indexes, counts, shard, key, row_words)
-                if at == FULL:
-                    return FULL
-            else:
-                slot_write(slots, at, row_words)
-            accounts[account].slot = at
-        else:
-            slot_write(slots, np.int64(accounts[account].slot), row_words)
-    return count
 
 
 class Resume:
@@ -191,8 +102,6 @@ class Accumulator:
         self.reentry_requests = RingWriter(self.reentry.requests)
         self.reentry_replies = RingReader(self.reentry.replies, "source")
         self.reentry_waker = Waker(self.reentry.requests, host.instance)
-        self.account_slot = np.zeros(1, ACCOUNT_SLOT)
-        self.written = np.zeros(1 << 16, np.int64)
         self.row = np.zeros(POSITION_WORDS, np.int64)
         self.changed_count = context.cells.counter("positions_changed")
         self.refused_count = context.cells.counter("events_refused")
@@ -204,10 +113,29 @@ class Accumulator:
             "transfers": Resume(self.transfers, host.transfers(shard).reader()),
             "verdicts": Resume(self.verdicts, host.verdicts(shard).reader()),
         }
-        self.slot_point = context.points.row("between_copies")
+        self.positions = Positions(self.view.records, index=shard, shards=host.shards, keys=1 << 12, lots=1 << 14)
+        self.area = loop.new_area(
+            self.ring,
+            self.ring.place(context.name),
+            shard,
+            host.shards,
+            self.wakers[0],
+            self.verdicts.ring,
+            self.wakers[-1],
+            loop.SlotArrays.of(self.positions_table),
+            loop.SlotArrays.of(self.accounts_table),
+            context.cells.cells,
+            [metric.place for metric in (self.published, self.changed_count, self.refused_count)],
+            context.points,
+            len(self.positions.shard.out.changed),
+        )
+        self.loop_state = self.area.state
+        self._viewed = self.positions.shard.state, self.positions.shard.out
+        self._views = loop.words_of(*self._viewed)
         self.replaying, self.muted = True, False
         self._recover()
         self.waiter = context.waiter([self.reader])
+        self.turn_ns = loop.TURN_NS if context.wait is Wait.SPIN else 0
         context.ready()
 
     # recovery
@@ -216,7 +144,6 @@ class Accumulator:
         """Fold checkpoint and journal up to where this shard stood, then show every position."""
         context = self.context
         target = min(max(self.reader.cursor, self.published.value()), self.ring.head)
-        self.positions = Positions(self.view.records, index=self.shard_number, shards=self.host.shards, keys=1 << 12, lots=1 << 14)
         shard = self.positions.shard
         shard.ready, shard.wait_for_set, shard.beat = self._ready_to_derive, self._wait_for_set, context.beat
         self.learn_reference, shard.refdata = shard.refdata, self._reference
@@ -245,7 +172,9 @@ class Accumulator:
             self._publish_sets()
             self._flush_streams()
             context.beat()
-        self.at = target
+        for name, resume in self.resumes.items():
+            assert resume.skip <= 0, f"{name}: the replay reaches the end of what was said"
+        loop.start_at(self.area, target)
         self.replaying = self.muted = False
         self._show_all()
         self.reader.cursor = max(self.reader.cursor, target)
@@ -313,93 +242,87 @@ class Accumulator:
         self.context.point("after_" + name)
 
     def _write_slots(self, rows: Any, count: int) -> None:
-        state, table = self.positions.shard.state, self.positions_table
-        if count > len(self.written):
-            self.written = np.zeros(2 * count, np.int64)
-        words = state.keys.view(np.int64).reshape(-1, KEY_WORDS)
-        done = int(
-            write_positions(
-                state.keys,
-                words,
-                rows,
-                count,
-                table.slots,
-                table.indexes,
-                table.counts,
-                self.shard_number,
-                self.written,
-                self.context.points.words,
-                self.slot_point,
-            )
-        )
-        if done == FULL:
-            raise TableFull("positions", self.shard_number, table.slots_per_range)
+        """Write the positions of key rows rows[:count] (int32[n])."""
+        state, area, words = self.positions.shard.state, self.area, self._words()[0]
+        limit = len(area.written)
+        for first in range(0, count, limit):
+            part, number = rows[first:], min(limit, count - first)
+            done = loop.write_positions(
+                state.keys, words, part, number, area.slots, area.indexes, area.counts, self.shard_number, area.written, area.points,
+                area.point_rows[loop.BETWEEN_COPIES],
+            )  # fmt: skip
+            if done < 0:
+                raise TableFull("positions", self.shard_number, self.positions_table.slots_per_range)
+            loop.say_updates(
+                state.keys, part, number, area.written, self.shard_number, area.said, area.updates_control, area.updates
+            )  # fmt: skip
         self.changed_count.add(count)
-        update = np.zeros(count, self.updates.ring.dtype)
-        update["slot"], update["shard"] = self.written[:count], self.shard_number
-        update["sequence"] = state.keys["last_sequence"][rows[:count]]
-        at = 0
-        while at < count:
-            at += self.updates.publish(update[at : at + self.updates.ring.capacity // 2])
 
     def _write_accounts(self, pairs: Any, count: int) -> None:
-        state, table = self.positions.shard.state, self.accounts_table
-        row_words = self.account_slot.view(np.int64)
-        done = int(
-            write_accounts(
-                state.keys,
-                state.accounts,
-                pairs,
-                count,
-                table.slots,
-                table.indexes,
-                table.counts,
-                self.shard_number,
-                row_words,
-                self.account_slot,
-            )
-        )
-        if done == FULL:
-            raise TableFull("accounts", self.shard_number, table.slots_per_range)
+        """Write the account quantities pairs[:count] (int32[n, 2]: account row, key row)."""
+        state, area = self.positions.shard.state, self.area
+        done = loop.write_accounts(
+            state.keys, state.accounts, pairs, count, area.account_slots, area.account_indexes, area.account_counts, self.shard_number,
+            area.account_words, area.account,
+        )  # fmt: skip
+        if done < 0:
+            raise TableFull("accounts", self.shard_number, self.accounts_table.slots_per_range)
 
     # the duty cycle
 
     def step(self) -> int:
-        """Apply what has arrived."""
-        head = int(ring_head(self.ring.control))
-        first = self.at + 1
-        last = min(head, self.at + BATCH)
-        if last < first:
-            return self._send_reentries()
-        self.published.set(last)
-        self.positions.apply(self.events, self.mask, first, last)
+        """Let the compiled loop work, and do what it came back for."""
+        shard, words = self.positions.shard, self.loop_state
+        words[loop.WORK] = 0
+        reason = int(loop.run_accumulator(shard.state, shard.out, *self._words(), self.area, self.turn_ns))
+        work = int(words[loop.WORK])
+        if reason != DONE:
+            self._attend(reason)
+            work += 1
+        if words[loop.FINISHED]:
+            words[loop.FINISHED] = 0
+            self.capture_bell.ring()
+        if words[loop.WAKE] or reason != DONE:
+            words[loop.WAKE] = 0
+            for waker in self.wakers:
+                waker.wake()
+        self.context.cursor = self.reader.cursor = self.at
+        self.context.lag = int(ring_head(self.ring.control)) - self.at
+        return work + self._send_reentries()
+
+    @property
+    def at(self) -> int:
+        """The last event that is applied, said and shown."""
+        return int(self.loop_state[loop.AT])
+
+    def _words(self) -> tuple[Any, Any, Any]:
+        """Our tables as the loop wants them; made anew when one has grown."""
+        shard = self.positions.shard
+        if self._viewed[0] is not shard.state or self._viewed[1] is not shard.out:
+            self._viewed, self._views = (shard.state, shard.out), loop.words_of(shard.state, shard.out)
+        return self._views
+
+    def _attend(self, reason: int) -> None:
+        """What the loop could not do."""
+        words, shard = self.loop_state, self.positions.shard
+        if reason == loop.POSITIONS_FULL:
+            raise TableFull("positions", self.shard_number, self.positions_table.slots_per_range)
+        if reason == loop.ACCOUNTS_FULL:
+            raise TableFull("accounts", self.shard_number, self.accounts_table.slots_per_range)
+        if reason == loop.STREAMS_FULL:
+            shard.flush()
+        else:
+            words[loop.NEXT] = self.positions.attend(self.events, self.mask, int(words[loop.NEXT]), reason)
         self._publish_sets()
-        self.at = self.reader.cursor = last
-        self._finish_upto(last)
-        for waker in self.wakers:
-            waker.wake()
-        self.context.cursor, self.context.lag = last, head - last
-        self._send_reentries()
-        return last - first + 1
 
     def _finish_upto(self, last: int) -> None:
         """Events up to `last` are applied; those behind the last end of a batch are finished only if no key waits for the next one."""
-        done = int(ring_cursor(self.ring.control, self.reader.place))
-        if self.positions.shard.state.meta[DIRTY_COUNT]:
-            last = int(last_end(self.events, self.mask, done + 1, last))
-        if last > done:
-            self._finish(last)
-
-    def _finish(self, cursor: int) -> None:
-        """Events up to `cursor` are applied and judged: answers may go out, the ring may reuse them. Late ones wait for a batch's end."""
-        self.context.point("before_cursor")
-        self.reader.finish(cursor)
-        self.context.point("after_cursor")
-        self.capture_bell.ring()
+        loop.finish_upto(self.positions.shard.state, self.area, last)
 
     def idle(self) -> None:
-        """Wait for events."""
-        self.waiter.wait(5_000_000)
+        """Wait for events, unless the loop has done so."""
+        if not self.turn_ns:
+            self.waiter.wait(5_000_000)
 
     def housekeeping(self) -> None:
         """Put the streams behind their rings."""
@@ -462,7 +385,8 @@ class Accumulator:
         self._publish_sets()
         if not self.replaying:
             self.reader.cursor = max(self.reader.cursor, self.positions.shard.sequence)
-            self._finish(self.reader.cursor)
+            loop.finish(self.area, self.reader.cursor)
+            self.capture_bell.ring()
         while True:
             for reader in self.others.values():
                 for record in reader.read(1024):
@@ -499,34 +423,12 @@ def make(context: Context) -> Accumulator:
 
 
 def warm() -> None:
-    """Compile the kernels: a small core books one of everything."""
-    from pks.workers.warm import warm_fold, warm_rings
+    """Compile the kernels: a small core books one of everything, and a loop of its own takes an event."""
+    from pks.workers.warm import warm_accumulator, warm_fold, warm_rings
 
     warm_fold()
     warm_rings()
-    keys, accounts = np.zeros(2, KEY), np.zeros(2, ACCOUNT)
-    keys["slot"], accounts["slot"] = -1, -1
-    indexes, counts = np.zeros((1, 4, 2), np.int64), np.zeros((1, 16), np.int64)
-    last_end(np.zeros(2, EVENT), 1, 0, 1)
-    words = keys.view(np.int64).reshape(-1, KEY_WORDS)
-    slots, written = np.zeros((2, 8 + 2 * POSITION_WORDS), np.int64), np.zeros(2, np.int64)
-    row = np.zeros(1, ACCOUNT_SLOT)
-    for _ in range(2):
-        write_positions(keys, words, np.zeros(1, np.int32), 1, slots, indexes, counts, 0, written, no_points().words, 0)
-    _warm_slots(slots, indexes, counts)
-    indexes, counts = np.zeros((1, 4, 2), np.int64), np.zeros((1, 16), np.int64)
-    slots = np.zeros((2, 8 + 2 * ACCOUNT_WORDS), np.int64)
-    for _ in range(2):
-        write_accounts(keys, accounts, np.zeros((1, 2), np.int32), 1, slots, indexes, counts, 0, row.view(np.int64), row)
-
-
-def _warm_slots(slots: Any, indexes: Any, counts: Any) -> None:
-    """What a life calls from Python before it has written anything, and when it parks."""
-    range_recover(slots, indexes, counts, 0)
-    key = pack_key(1, 1)
-    slot_find(indexes[0], key)
-    slot_append(slots, indexes, counts, 0, key, np.zeros(POSITION_WORDS, np.int64))
-    slot_read(slots, 0, np.zeros(POSITION_WORDS, np.int64), 1)
+    warm_accumulator()
     control, heads = np.zeros(CONTROL_WORDS, np.int64), np.zeros(1, np.int64)
     take_ticket(control, 0)
     look_again(np.array([heads.ctypes.data], np.int64), np.zeros(1, np.int64))

@@ -38,6 +38,11 @@ class Positions:
             self.shard.taken = taken
         self.shard.apply(events, mask, first, last)
 
+    def attend(self, events: Any, mask: int, following: int, reason: int) -> int:
+        """Do what a kernel stopped for at event `following` of the same array; the event to go on with."""
+        self._events, self._mask = events, mask
+        return self.shard.attend(events, mask, following, reason)
+
     def _reference(self, e: Any) -> None:
         if int(e["kind"]) != Kind.REFDATA:
             return

@@ -20,7 +20,7 @@ from pks.layouts.state import KEY, KEY_WORDS
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import ring_cursor, ring_head
 from pks.segments.slots import pack_key, slot_find_any, slot_read
-from pks.workers.accumulator import last_end
+from pks.workers.accumulator_loop import last_end
 from pks.workers.booking import Booking, DayFiles
 from pks.workers.checkpoint import (
     capture_arrays,

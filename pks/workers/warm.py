@@ -24,9 +24,23 @@ from pks.engine.lots.state import ANCHOR_EVENTS, KEYS_COUNT
 from pks.layouts.codes import Flag, Kind, Method, Oversell, Side
 from pks.layouts.event import EVENT, REPLY
 from pks.layouts.match import MATCH, VERDICT
-from pks.layouts.slots import UPDATE
+from pks.layouts.slots import ACCOUNT_WORDS, POSITION_WORDS, UPDATE
 from pks.segments.ring import PLACES_MAX, Place, Ring, RingReader, RingWriter, ring_bytes, ring_claim, ring_commit, ring_gate, ring_wake
-from pks.segments.wait import Waiter
+from pks.segments.slots import VERSION_WORDS, pack_key, range_recover, slot_find, slot_read
+from pks.segments.wait import Waiter, Waker
+from pks.workers.accumulator_loop import (
+    AT,
+    SlotArrays,
+    finish,
+    finish_upto,
+    run_accumulator,
+    say_updates,
+    start_at,
+    words_of,
+    write_accounts,
+    write_positions,
+)
+from pks.workers.accumulator_loop import new_area as accumulator_area
 from pks.workers.booking import Booking, DayFiles
 from pks.workers.capture_loop import AT_NS, WALL_NS, applied, mark_end, new_area, publish, run_capture, set_source
 from pks.workers.points import no_points
@@ -155,6 +169,41 @@ def warm_fold() -> None:
 def _small_ring(dtype: Any, *places: str, start: int = -1) -> Ring:
     area = np.zeros(ring_bytes(16, dtype.itemsize) // 8, np.int64)
     return Ring.format(area, "warm", dtype, 16, start=start, places=[Place(name, True, None) for name in places])
+
+
+def _small_table(words: int) -> SlotArrays:
+    return SlotArrays(np.zeros((4, VERSION_WORDS + 2 * words), np.int64), np.zeros((1, 8, 2), np.int64), np.zeros((1, 16), np.int64))
+
+
+def warm_accumulator() -> None:
+    """The kernels of an accumulator's loop, and those of them that its worker calls from Python."""
+    with tempfile.TemporaryDirectory() as folder:
+        core = SmallCore(Path(folder))
+        core.book(core.event(Kind.TRADE))
+        events = _small_ring(EVENT, "gate", start=core.booking.sequence)
+        outcome = core.booking.admit(core.event(Kind.TRADE), NOW_NS)
+        RingWriter(events).publish(core.booking.place(outcome.records, NOW_NS, 0))
+        matches, verdicts, updates = (_small_ring(dtype) for dtype in (MATCH, VERDICT, UPDATE))
+        table, accounts = _small_table(POSITION_WORDS), _small_table(ACCOUNT_WORDS)
+        cells = np.zeros(16, np.int64)
+        area = accumulator_area(
+            events, 0, 0, 1, Waker(matches), verdicts, Waker(updates), table, accounts, cells, [0, 1, 2], no_points(), 8
+        )
+        shard = core.live.shard
+        start_at(area, events.start)
+        run_accumulator(shard.state, shard.out, *words_of(shard.state, shard.out), area, 0)
+        assert area.state[AT] == RingReader(events, "gate").cursor == events.head, "the event is applied and finished"
+        finish(area, events.head)
+        finish_upto(shard.state, area, events.head)
+        rows, pairs = np.zeros(1, np.int32), np.zeros((1, 2), np.int32)
+        keys = shard.state.keys
+        words = words_of(shard.state, shard.out)[0]
+        write_positions(keys, words, rows, 1, *table, 0, area.written, area.points, area.point_rows[0])
+        say_updates(keys, rows, 1, area.written, 0, area.said, area.updates_control, area.updates)
+        write_accounts(keys, shard.state.accounts, pairs, 0, *accounts, 0, area.account_words, area.account)
+        range_recover(*table, 0)
+        slot_find(table.indexes[0], pack_key(1, 1))
+        slot_read(table.slots, 0, np.zeros(POSITION_WORDS, np.int64), 1)
 
 
 def warm_booking() -> None:

@@ -186,21 +186,26 @@ class Shard:
         following = first
         while following <= last:
             following, reason = run(self.state, self.out, events, mask, following, last, self.index, self.shards)
-            if reason == ROOM:
-                self.grow(self._lots_of(events[following & mask]))
-            elif reason == DERIVE:
-                self._derive_after(events[(following - 1) & mask])
-            elif reason == JUDGE:
-                self._derive_one(events[following & mask])
-            elif reason == ANCHOR:
-                e = events[following & mask]
-                self.anchor(int(key_find(self.state, int(e["book_id"]), int(e["instrument_id"]))), int(e["effective_date"]), following)
-            elif reason == SPECIAL:
-                self.derive_dirty()  # such an event finds every key derived up to it, wherever its batch began
-                self.special(events[following & mask])
-                self.state.meta[SEQUENCE] = following
-                following += 1
-            self.flush()
+            following = self.attend(events, mask, following, reason)
+
+    def attend(self, events: Array, mask: int, following: int, reason: int) -> int:
+        """Do what `run` stopped for at event `following`, and hand on what was said; the event to go on with."""
+        if reason == ROOM:
+            self.grow(self._lots_of(events[following & mask]))
+        elif reason == DERIVE:
+            self._derive_after(events[(following - 1) & mask])
+        elif reason == JUDGE:
+            self._derive_one(events[following & mask])
+        elif reason == ANCHOR:
+            e = events[following & mask]
+            self.anchor(int(key_find(self.state, int(e["book_id"]), int(e["instrument_id"]))), int(e["effective_date"]), following)
+        elif reason == SPECIAL:
+            self.derive_dirty()  # such an event finds every key derived up to it, wherever its batch began
+            self.special(events[following & mask])
+            self.state.meta[SEQUENCE] = following
+            following += 1
+        self.flush()
+        return following
 
     def flush(self) -> None:
         """Hand on what was said since the last time."""

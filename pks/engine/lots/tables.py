@@ -20,10 +20,16 @@ def packed(book_id, instrument_id):
 
 
 @kernel
+def pair_home(table, key):
+    """Row at which the search for `key` begins."""
+    return mix_64(key) & (table.shape[0] - 1)
+
+
+@kernel
 def pair_find(table, key):
     """Value beside `key` in `table` (int64[slots, 2]), or -1."""
     mask = table.shape[0] - 1
-    at = mix_64(key) & mask
+    at = pair_home(table, key)
     while table[at, 0] != 0:
         if table[at, 0] == key:
             return table[at, 1]
@@ -35,7 +41,7 @@ def pair_find(table, key):
 def pair_set(table, key, value):
     """Put `value` beside `key`; True if the key is new."""
     mask = table.shape[0] - 1
-    at = mix_64(key) & mask
+    at = pair_home(table, key)
     while table[at, 0] != 0:
         if table[at, 0] == key:
             table[at, 1] = value
