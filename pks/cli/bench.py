@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 BENCHES = {
+    "hotpath": "a fill from capture to its slot, and fills a second, by the workers' own loops",
     "ring": "our ring beside a C ring, two processes",
     "slot": "reading a position: compiled beside C, by handle, by name, a snapshot",
     "kernel": "events to lots to slots, beside a C program doing the same",

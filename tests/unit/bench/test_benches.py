@@ -15,6 +15,10 @@ from pks.cli.bench import BENCHES, bench
 pytestmark = pytest.mark.timeout(600)  # the kernels compile at their first call, on a busy machine for minutes
 
 PROMISED = {
+    "hotpath": {
+        *("fill_to_slot_p50_ns", "fill_to_slot_p99_ns", "fill_to_slot_over_handovers_ratio", "parked_p50_us", "parked_p99_us"),
+        *("producer_fills_per_s", "producer_journaled_fills_per_s", "path_nautilus_ratio_1k", "path_nautilus_ratio_100k"),
+    },
     "ring": {"ring_c_ratio"},
     "slot": {"slot_read_c_ratio", "handle_read_p99_ns", "name_read_p50_ns", "snapshot_ns_per_slot"},
     "kernel": {"kernel_c_ratio", "kernel_nautilus_ratio_1k", "kernel_nautilus_ratio_100k"},
