@@ -16,7 +16,7 @@ import numpy as np
 
 from pks.base.kernels import kernel
 from pks.engine.lots.keys import key_find
-from pks.engine.lots.run import DONE, FULL, run
+from pks.engine.lots.run import DONE, FULL, JUDGE, run
 from pks.engine.lots.state import CHANGED, CHANGED_ACCOUNTS, DIRTY_COUNT, MATCHES, RUN, VERDICTS, Results, State
 from pks.engine.lots.tables import packed, pair_home
 from pks.layouts.codes import Flag
@@ -46,9 +46,9 @@ TURN_NS = 4_000_000
 """About how long a spinning loop stays, by the costs below; they are high, so that a slow machine stays within 10 ms."""
 LOOK_NS, EVENT_NS = 40, 300
 
-STREAMS_FULL, POSITIONS_FULL, ACCOUNTS_FULL = 6, 7, 8
+STREAMS_FULL, POSITIONS_FULL, ACCOUNTS_FULL = 7, 8, 9
 """With the reasons of `engine.lots.run` what `run_accumulator` comes back for."""
-assert FULL < STREAMS_FULL, "reasons differ"
+assert JUDGE < STREAMS_FULL, "reasons differ"
 
 # The state.
 (

@@ -47,8 +47,8 @@ DERIVE = 1  # keys wait for a re-derivation, now
 SPECIAL = 2  # the event at `next` acts on many keys or on reference data: apply it, then go on behind it
 ROOM = 3  # a table is too small for the event at `next`: grow it, then go on
 FULL = 4  # the results are full: take them, then go on
-JUDGE = 6  # the event at `next` corrects one that waits for its verdict: derive its key, then go on
 ANCHOR = 5  # the event at `next` is the first of a later date on a key with many: keep a copy of the key, then go on
+JUDGE = 6  # the event at `next` corrects one that waits for its verdict: derive its key, then go on
 
 
 @kernel
