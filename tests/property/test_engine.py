@@ -129,6 +129,16 @@ def learn(position: Any, records: Any, sequence: int) -> None:
         learn_definition(position.catalogue, group_at(records, -1, sequence))
 
 
+@pytest.mark.parametrize("seed", [2497148394, 736045071 + 2], ids=["a fee limit that a cancel hid", "the same, from an amend"])
+def test_batches_that_once_gave_something_else(made: Callable[..., RandomDay], seed: int) -> None:
+    test_batches_give_what_single_events_give(0, made)
+
+
+@pytest.mark.parametrize("seed", [489815869 + 8], ids=["fees that cancel out still count as a currency"])
+def test_a_past_that_once_differed(made: Callable[..., RandomDay], seed: int) -> None:
+    test_the_past_equals_the_oracles(0, made, seed)
+
+
 @pytest.mark.parametrize("number", range(10))
 def test_the_past_equals_the_oracles(number: int, made: Callable[..., RandomDay], seed: int) -> None:
     core = made(number).core

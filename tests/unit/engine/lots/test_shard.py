@@ -15,6 +15,7 @@ from pks.layouts.codes import Kind, MatchFlag, MatchKind, PositionFlag
 from pks.layouts.event import EVENT
 from tests.engine_small import Small
 from tests.harness import Core, Fold
+from tests.oracle.model import Model
 
 HUGE = str(9 * 10**18)
 
@@ -270,3 +271,17 @@ def test_a_correction_of_a_recent_date_walks_from_its_anchor_only(tmp_path: Path
     assert again <= recent
     assert len(beats) >= 3
     sound(small.core)
+
+
+def test_fees_that_cancel_out_keep_their_currency(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    small.buy("1", "10", fee="1", fee_currency="RUB", trade_id="first")
+    small.row(kind="FEE", trade_id="first", fee="-1", fee_currency="RUB")
+    for currency in ("USD", "EUR", "BTC"):
+        assert small.buy("1", "10", fee="1", fee_currency=currency) == Code.ACCEPTED
+    assert small.buy("1", "10", fee="1", fee_currency="BNB") == Code.FEE_CURRENCY_LIMIT
+    assert small.buy("1", "10", -1, fee="1", fee_currency="BNB") == Code.FEE_CURRENCY_LIMIT  # late
+    model = Model()
+    for event in small.core.dump():
+        model.apply(event)
+    assert list(model.refused.values()) == ["FEE_CURRENCY_LIMIT"] * 2
