@@ -23,6 +23,11 @@ def kernel(function: Callable[..., Any]) -> Any:
     return njit(cache=True, _nrt=False)(function)
 
 
+def forced(function: Callable[..., Any]) -> Any:
+    """The same for functions on the way of a fill: LLVM puts them into their callers, who need not hand a State over, a hundred words."""
+    return njit(cache=True, _nrt=False, forceinline=True)(function)
+
+
 def inlined(function: Callable[..., Any]) -> Any:
     """The same for a few lines that are copied into their callers."""
     return njit(cache=True, _nrt=False, inline="always")(function)

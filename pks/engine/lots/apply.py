@@ -28,7 +28,7 @@ from pks.base.units import (
     sub_128,
     value_128,
 )
-from pks.engine.lots.kernel import inlined, kernel
+from pks.engine.lots.kernel import forced, inlined, kernel
 from pks.engine.lots.money import (
     base_fee_raw,
     fee_amount,
@@ -90,7 +90,7 @@ def add_clearing(keys, k, hi, lo):
     keys[k].clearing_cost_lo = lo
 
 
-@kernel
+@forced
 def fee_place(keys, k, currency_id):
     """Where the key keeps fees of that currency: the cell, or -1 when all four are taken by others."""
     for cell in range(4):
@@ -99,7 +99,7 @@ def fee_place(keys, k, currency_id):
     return -1
 
 
-@kernel
+@forced
 def fee_refusal(keys, k, currency_id, hi, lo):
     """Code why this fee cannot be added to the key, or 0."""
     cell = fee_place(keys, k, currency_id)
@@ -110,7 +110,7 @@ def fee_refusal(keys, k, currency_id, hi, lo):
     return 0
 
 
-@kernel
+@forced
 def fee_add(keys, k, currency_id, hi, lo):
     """Add a fee that `fee_refusal` let through."""
     cell = fee_place(keys, k, currency_id)
@@ -120,7 +120,7 @@ def fee_add(keys, k, currency_id, hi, lo):
     keys[k].fees_lo[cell] = np.uint64(lo)
 
 
-@kernel
+@forced
 def account_row(state, k, account_id):
     """Row of the key's quantity in that account, made if there is none; the list is ascending by account id."""
     accounts = state.accounts
@@ -142,7 +142,7 @@ def account_row(state, k, account_id):
     return made
 
 
-@kernel
+@forced
 def account_overflows(state, k, account_id, qty_raw):
     """Would `qty_raw` more in that account leave int64? (Accounts of both signs may each hold more than the key.)"""
     row = np.int64(state.keys[k].accounts)
@@ -154,7 +154,7 @@ def account_overflows(state, k, account_id, qty_raw):
     return False
 
 
-@kernel
+@forced
 def account_add(state, out, k, account_id, qty_raw, sequence):
     """The account holds `qty_raw` more of the key's instrument for the key's book."""
     row = account_row(state, k, account_id)
@@ -167,7 +167,7 @@ def account_add(state, out, k, account_id, qty_raw, sequence):
         out.counts[CHANGED_ACCOUNTS] = at + 1
 
 
-@kernel
+@forced
 def match_add(state, out, k, e, kind, lot, taken, open_price_raw, close_price_raw, cost_hi, cost_lo, gain_hi, gain_lo):
     """Write one match record: `taken` (signed as the lot) units of `lot`."""
     at = out.counts[MATCHES]
@@ -183,7 +183,7 @@ def match_add(state, out, k, e, kind, lot, taken, open_price_raw, close_price_ra
     m.price_scale, m.qty_scale, m.money_scale = keys[k].price_scale, keys[k].qty_scale, keys[k].money_scale
 
 
-@kernel
+@forced
 def matches_number(out, first):
     """Number the records of one set from `first` on."""
     count = out.counts[MATCHES] - first
@@ -192,7 +192,7 @@ def matches_number(out, first):
         out.matches[first + i].count = count
 
 
-@kernel
+@forced
 def lot_pick(state, k, named):
     """Row of the lot that the key's method closes next; a named lot first, and for SPECIFIC without one the oldest."""
     if named >= 0:
@@ -204,7 +204,7 @@ def lot_pick(state, k, named):
     return np.int64(state.keys[k].oldest)
 
 
-@kernel
+@forced
 def consume(state, out, k, e, left, price_raw, kind, realises, by_id, fee_hi, fee_lo, paid_hi, paid_lo):
     """Take `left` (> 0, at most the position's size) units off the key's lots by its method, one record a lot.
 
@@ -273,7 +273,7 @@ def lot_refusal(state, k, e, size):
     return LOT_EXCEEDED if size > held else 0
 
 
-@kernel
+@forced
 def lot_open(state, k, qty_raw, cost_hi, cost_lo, price_raw, exact, open_sequence, open_leg, open_date, order_sequence):
     """Add a lot to the key's side, or to its pool when the method is AVERAGE."""
     keys, lots = state.keys, state.lots
@@ -301,7 +301,7 @@ def lot_open(state, k, qty_raw, cost_hi, cost_lo, price_raw, exact, open_sequenc
     lot_insert(state, k, row)
 
 
-@kernel
+@forced
 def fill(state, out, k, e, qty_raw, fee_hi, fee_lo, fee_code, forced):
     """A trade or an opening lot of `qty_raw` (signed, base fee already taken off) on key `k`.
 
@@ -368,7 +368,7 @@ def fill(state, out, k, e, qty_raw, fee_hi, fee_lo, fee_code, forced):
     return 0
 
 
-@kernel
+@forced
 def money_fits(keys, k, value_hi, value_lo, fee_hi, fee_lo):
     """Is there headroom: |cost| + |realised| + |value| + |fee| and |clearing cost| + |variation| + |value| below 2**127?"""
     cost_hi, cost_lo = keys[k].cost_hi, np.int64(keys[k].cost_lo)
@@ -385,7 +385,7 @@ def money_fits(keys, k, value_hi, value_lo, fee_hi, fee_lo):
     )
 
 
-@kernel
+@forced
 def fits_all(a_hi, a_lo, b_hi, b_lo, c_hi, c_lo, d_hi, d_lo):
     """Does the sum of the four magnitudes fit in 127 bits?"""
     a_hi, a_lo = (a_hi, a_lo) if a_hi >= 0 else flip(a_hi, a_lo)
@@ -407,7 +407,7 @@ def flip(hi, lo):
     return hi, lo
 
 
-@kernel
+@forced
 def touch(keys, k, e):
     """The position now reflects this trade."""
     keys[k].event_time_ns = e.trade_time_ns
@@ -423,7 +423,7 @@ def is_base_fee(policy, currency_id):
     return policy.base_currency_id != 0 and currency_id == policy.base_currency_id and currency_id != policy.pnl_currency_id
 
 
-@kernel
+@forced
 def trade(state, out, k, e, extra_base_raw, extra_hi, extra_lo, forced):
     """A whole TRADE, ALLOCATION or OPENING with its fee.
 

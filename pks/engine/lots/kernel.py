@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pks.base.kernels import inlined, kernel
+from pks.base.kernels import forced, inlined, kernel
 
-__all__ = ["inlined", "kernel"]
+__all__ = ["forced", "inlined", "kernel"]

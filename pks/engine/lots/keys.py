@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from pks.base.units import mix_64
-from pks.engine.lots.kernel import inlined, kernel
+from pks.engine.lots.kernel import forced, inlined, kernel
 from pks.engine.lots.state import CHANGED, DIRTY_COUNT, KEYS_COUNT, LOCKS_COUNT, METHODS_COUNT, REFUSED_COUNT, RUN, VERDICTS
 from pks.engine.lots.tables import packed, pair_find, pair_set
 from pks.layouts.codes import Contract, Method, Oversell, PositionFlag
@@ -123,7 +123,7 @@ def key_clear(state, k, book_id, instrument_id, method):
     key.method = method
 
 
-@kernel
+@forced
 def key_find(state, book_id, instrument_id):
     """Row of the key, or -1."""
     return pair_find(state.index, packed(book_id, instrument_id))
@@ -151,7 +151,7 @@ def key_at(state, book_id, instrument_id):
     return k
 
 
-@kernel
+@forced
 def mark_changed(state, out, k, e):
     """The key reflects event `e`; it is listed once a run."""
     key = state.keys[k]
@@ -186,7 +186,7 @@ def refuse(state, out, e, verdict_key, code):
     out.counts[VERDICTS] = at + 1
 
 
-@kernel
+@forced
 def locked_until(state, book_id):
     """The last date of the book's locked period, or -1."""
     if state.meta[LOCKS_COUNT] == 0:

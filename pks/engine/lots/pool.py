@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from pks.base.units import mix_64
-from pks.engine.lots.kernel import inlined, kernel
+from pks.engine.lots.kernel import forced, inlined, kernel
 from pks.engine.lots.state import LOTS_FREE, LOTS_TOP, LOTS_USED
 from pks.layouts.codes import Method
 
@@ -20,7 +20,7 @@ SPECIFIC = int(Method.SPECIFIC)
 NONE = np.int32(-1)
 
 
-@kernel
+@forced
 def lot_take_row(state):
     """A free lot row, or -1 when the pool is empty."""
     row = state.meta[LOTS_FREE]
@@ -35,7 +35,7 @@ def lot_take_row(state):
     return row
 
 
-@kernel
+@forced
 def lot_give_row(state, row):
     """Put the row back; it belongs to no list any more."""
     state.lots[row].qty_raw = 0
@@ -167,7 +167,7 @@ def lot_held(state, k, open_sequence, open_leg):
     return held
 
 
-@kernel
+@forced
 def lot_insert(state, k, row):
     """Put a filled row into the list of key `k`, and into the heap or the id index if its method needs one."""
     lots, keys = state.lots, state.keys
@@ -196,7 +196,7 @@ def lot_insert(state, k, row):
         bucket_add(state, k, row)
 
 
-@kernel
+@forced
 def lot_remove(state, k, row):
     """Take a lot out of the list and give its row back. On a HIFO key it must be the heap's root."""
     lots, keys = state.lots, state.keys

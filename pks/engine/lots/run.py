@@ -12,7 +12,7 @@ import numpy as np
 
 from pks.base.errors import Code
 from pks.engine.lots.apply import fee_add, fee_refusal, is_base_fee, trade
-from pks.engine.lots.kernel import kernel
+from pks.engine.lots.kernel import forced, kernel
 from pks.engine.lots.keys import key_at, key_find, locked_until, mark_changed, mark_dirty, refuse, shard_of
 from pks.engine.lots.money import fee_amount
 from pks.engine.lots.state import (
@@ -51,7 +51,7 @@ ANCHOR = 5  # the event at `next` is the first of a later date on a key with man
 JUDGE = 6  # the event at `next` corrects one that waits for its verdict: derive its key, then go on
 
 
-@kernel
+@forced
 def has_room(state, open_lots, out):
     """0, or ROOM or FULL: can one more event be applied to a key with that many open lots?"""
     if (
@@ -73,7 +73,7 @@ def has_room(state, open_lots, out):
     return 0
 
 
-@kernel
+@forced
 def wants_anchor(state, k, date):
     """Is an event of that date the first of a later one, and were there many since the last anchor?"""
     key = state.keys[k]
@@ -89,7 +89,7 @@ def may_refuse(state, k):
     return False
 
 
-@kernel
+@forced
 def place_trade(state, out, k, e):
     """A TRADE, ALLOCATION or OPENING: applied if it falls last in its key's order. True if the key must be derived at once."""
     key = state.keys[k]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from numba import njit
 
 from pks.base.units import mix_64
-from pks.engine.lots.kernel import inlined, kernel
+from pks.engine.lots.kernel import forced, inlined, kernel
 
 
 @inlined
@@ -25,7 +25,7 @@ def pair_home(table, key):
     return mix_64(key) & (table.shape[0] - 1)
 
 
-@kernel
+@forced
 def pair_find(table, key):
     """Value beside `key` in `table` (int64[slots, 2]), or -1."""
     mask = table.shape[0] - 1
