@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from pks.base.errors import Code
+from pks.base.kernels import forced, inlined, kernel
 from pks.base.units import (
     add_64,
     add_128,
@@ -28,7 +29,6 @@ from pks.base.units import (
     sub_128,
     value_128,
 )
-from pks.engine.lots.kernel import forced, inlined, kernel
 from pks.engine.lots.money import (
     base_fee_raw,
     fee_amount,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from pks.base.kernels import inlined, kernel
 from pks.base.units import add_64, add_128, mul_64_checked, scale_up_128
 from pks.engine.lots.apply import (
     INVERSE,
@@ -25,7 +26,6 @@ from pks.engine.lots.apply import (
     split,
     trade,
 )
-from pks.engine.lots.kernel import inlined, kernel
 from pks.engine.lots.keys import key_verdict
 from pks.engine.lots.money import base_fee_raw, fee_amount
 from pks.engine.lots.pool import lot_insert, lot_take_row, lots_clear

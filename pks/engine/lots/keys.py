@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from pks.base.kernels import forced, inlined, kernel
 from pks.base.units import mix_64
-from pks.engine.lots.kernel import forced, inlined, kernel
 from pks.engine.lots.state import CHANGED, DIRTY_COUNT, KEYS_COUNT, LOCKS_COUNT, METHODS_COUNT, REFUSED_COUNT, RUN, VERDICTS
 from pks.engine.lots.tables import packed, pair_find, pair_set
 from pks.layouts.codes import Contract, Method, Oversell, PositionFlag

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pks.base.kernels import inlined, kernel
 from pks.base.units import (
     abs_64,
     add_128,
@@ -23,7 +24,6 @@ from pks.base.units import (
     sub_128,
     value_128,
 )
-from pks.engine.lots.kernel import inlined, kernel
 from pks.layouts.codes import Contract, LotFlag
 from pks.layouts.slots import FEE_SCALE
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pks.base.kernels import forced, inlined, kernel
 from pks.base.units import mix_64
-from pks.engine.lots.kernel import forced, inlined, kernel
 from pks.engine.lots.state import LOTS_FREE, LOTS_TOP, LOTS_USED
 from pks.layouts.codes import Method
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from pks.base.errors import Code
+from pks.base.kernels import forced, kernel
 from pks.engine.lots.apply import fee_add, fee_refusal, is_base_fee, trade
-from pks.engine.lots.kernel import forced, kernel
 from pks.engine.lots.keys import key_at, key_find, locked_until, mark_changed, mark_dirty, refuse, shard_of
 from pks.engine.lots.money import fee_amount
 from pks.engine.lots.state import (

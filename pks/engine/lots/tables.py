@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from numba import njit
 
+from pks.base.kernels import forced, inlined, kernel
 from pks.base.units import mix_64
-from pks.engine.lots.kernel import forced, inlined, kernel
 
 
 @inlined
