@@ -28,6 +28,7 @@ from pks.bench.programs import load_program
 from pks.bench.report import Measured, Plan, Promise, result
 from pks.bench.system import System
 from pks.client.producer import NO_ROOM
+from pks.engine.booking.tables import KEYS_COUNT
 from pks.engine.booking.take import DONE, TABLE_FULL
 from pks.layouts.event import EVENT, EVENT_WORDS, REPLY
 from pks.layouts.match import MATCH, VERDICT
@@ -182,8 +183,12 @@ class Way:
         return int(self.state[capture_loop.SEQUENCE])
 
     def fills(self, count: int) -> Any:
-        """EVENT[count]: new plain trades on positions at random, as a producer sends them."""
+        """EVENT[count]: new plain trades on positions at random, as a producer sends them. Keys go when memory is full, as a day's do."""
         self.seed += 1
+        tables = self.booking.tables
+        if 2 * (int(tables.counts[KEYS_COUNT]) + count + 1) > len(tables.dedup):
+            tables.dedup[:] = 0
+            tables.counts[KEYS_COUNT] = 0
         return trades(count, 0, self.books, self.instruments, seed=self.seed, known=False)
 
     # the accumulator's side

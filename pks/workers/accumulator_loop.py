@@ -20,7 +20,7 @@ from pks.engine.lots.run import DONE, FULL, JUDGE, run
 from pks.engine.lots.state import CHANGED, CHANGED_ACCOUNTS, DIRTY_COUNT, MATCHES, RUN, VERDICTS, Results, State
 from pks.engine.lots.tables import packed, pair_home
 from pks.layouts.codes import Flag
-from pks.layouts.event import EVENT
+from pks.layouts.event import EVENT, EVENT_WORDS
 from pks.layouts.match import MATCH_WORDS, VERDICT
 from pks.layouts.slots import ACCOUNT_SLOT, UPDATE, UPDATE_WORDS
 from pks.layouts.state import ACCOUNT, KEY_WORDS, LOT
@@ -38,7 +38,7 @@ BATCH = 4096
 WINDOW = 32
 """Events for which lines of memory are asked ahead at a time: the keys of one are applied while those of the next are on their way."""
 WINDOWED_MIN = 8
-"""Events in hand from which that pays: a single fill is applied at once."""
+"""Events in hand from which that pays: of fewer all lines are asked at once."""
 AHEAD, FAR_AHEAD = 8, 16
 """Slots that are asked ahead while one is written: its copy, and before that the version that says which copy."""
 
@@ -398,6 +398,15 @@ def finish_upto(state, area, last):
 
 
 @kernel
+def ask_events(area, first, last):
+    """Ask for the lines of events first..last, which another core has written."""
+    mask = area.events.shape[0] - 1
+    for n in range(first, last + 1):
+        for line in range(0, EVENT_WORDS, 8):
+            prefetch(area.events, (n & mask) * EVENT_WORDS + line)
+
+
+@kernel
 def ask_index(state, area, first, last):
     """Ask for the lines in which the keys of events first..last will be looked up."""
     mask = area.events.shape[0] - 1
@@ -435,13 +444,30 @@ def ask_lots(state, area, first, last):
 
 @kernel
 def ask_ahead(state, key_words, area, first, until, last):
-    """Before events first..until of a batch up to `last` are applied: ask for what they and the two windows behind them touch."""
+    """Before events first..until of a batch up to `last` are applied: ask for what they and the windows behind them touch."""
     if first == area.state[AT] + 1:
+        ask_events(area, first, min(last, first + 3 * WINDOW - 1))
         ask_index(state, area, first, min(last, first + 2 * WINDOW - 1))
         ask_keys(state, key_words, area, first, until)
+    ask_events(area, first + 3 * WINDOW, min(last, first + 4 * WINDOW - 1))
     ask_index(state, area, first + 2 * WINDOW, min(last, first + 3 * WINDOW - 1))
     ask_keys(state, key_words, area, first + WINDOW, min(last, first + 2 * WINDOW - 1))
     ask_lots(state, area, first, until)
+
+
+@kernel
+def ask_few(state, area, first, last):
+    """A fill or a few: their lines and the copies of their slots at once, not one after another as they are met.
+
+    The line of a slot's version is left alone: whoever waits for it would only fetch it back.
+    """
+    ask_events(area, first, last)
+    mask = area.events.shape[0] - 1
+    for n in range(first, last + 1):
+        e = area.events[n & mask]
+        k = key_find(state, e.book_id, e.instrument_id)
+        if k >= 0:
+            ask_copy(area.slots, np.int64(state.keys[k].slot))
 
 
 # the loop
@@ -473,6 +499,8 @@ def run_accumulator(state, out, key_words, match_words, verdict_words, area, tur
             if until - before >= WINDOWED_MIN:
                 until = min(until, before + WINDOW - 1)
                 ask_ahead(state, key_words, area, before, until, words[LAST])
+            else:
+                ask_few(state, area, before, until)
             if words[UNSAID] != 0:
                 state.meta[RUN] -= 1  # the same run goes on: a key that is listed as changed is not listed twice
             following, reason = run(state, out, area.events, mask, before, until, words[SHARD], words[SHARDS])
