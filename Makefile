@@ -67,11 +67,12 @@ get_headers() {
 }
 endef
 
-.PHONY: help setup toolchain run check test race crash boundscheck bench header lock clean
+.PHONY: help setup jar toolchain run check test race crash boundscheck bench header lock clean
 
 help:
 	@cat <<'END'
-	make setup        the virtual environment in .venv, from requirements.lock
+	make setup        the virtual environment in .venv, from requirements.lock, and QuestDB's jar into the cache
+	make jar          QuestDB's jar again, where it could not be had
 	make run          set up, then the system with the demo desk (pks run --demo)
 	make check        lint, format, types, import contracts
 	make test         set up, check, then every test that is quick
@@ -101,7 +102,11 @@ $(STAMP): requirements.lock pyproject.toml
 	say "installing the packages of requirements.lock"
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pks.servers.jar > /dev/null || say "'make jar' tries again"
 	touch $(STAMP)
+
+jar: $(STAMP)
+	@$(BIN)/python -m pks.servers.jar
 
 toolchain:
 	@$(FUNCTIONS)

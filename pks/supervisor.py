@@ -7,8 +7,9 @@ readers see StaleHost within a second of its death (its workers die with it) and
 
 Children: the zygote is forked from here, workers from the zygote, twice, so that the kernel gives them to us (we are a subreaper). A new
 life of a worker begins after the old one was reaped, so its claims are free. Order of an orderly stop: doors of the intake rings closed,
-then the workers by `stop_phase` (capture, journal, accumulators, shadow), each drained and gone before the next is told, then the
-segments closed and removed.
+then the workers by `stop_phase` (capture, journal, accumulators, shadow), each drained and gone before the next is told, then the servers
+of the edges, then the segments closed and removed. Servers are kept by `pks.servers.Keeper`: started when the core is READY, which never
+waits for one, and reaped here.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from pks.segments.journal_recovery import recover
 from pks.segments.shm import SHM_DIRECTORY
 from pks.segments.slots import TRIES_MAX, slot_read
 from pks.segments.wait import semaphore_name
+from pks.servers.keeper import Keeper
 from pks.topology import (
     SYSTEM_MOVES,
     SYSTEM_STATE_CELL,
@@ -245,11 +247,12 @@ class Supervisor:
         arm_points(self.paths.run, os.environ.get(VARIABLE, ""))
         self._import_workers()
         self.host, self.launch = self._make_host()
+        self._keeper = Keeper(self.config, self.log)
         try:
             self._prepare()
             self._write_run_file()
             self._fork_zygote()
-            while not all(life.is_over for life in self._lives) or self._state is not SystemState.STOPPING:
+            while not (self._state is SystemState.STOPPING and all(life.is_over for life in self._lives) and self._keeper.is_over):
                 self._turn()
         except BaseException as error:
             self.log.crash(error)
@@ -338,6 +341,9 @@ class Supervisor:
         self._ask_for_births(now)
         if self._state is SystemState.STOPPING:
             self._go_on_stopping(now)
+        self._keeper.turn(self._lived_ns)
+        if self._keeper.changed:
+            self._write_run_file(flushed=False)  # servers that start keep the disk busy, and the heartbeat must not wait for it
 
     # --- heartbeats -------------------------------------------------------------------------------------------------------
 
@@ -371,8 +377,13 @@ class Supervisor:
                 os.kill(life.pid, signal.SIGKILL)
         if self._state is SystemState.STARTING and all(life.state is WorkerState.READY for life in self._lives):
             self.host.go_live()
+            self._keeper.start(self._server_cores())
             self._enter(SystemState.READY)
             self.log.info("ready", seconds=round((time.monotonic_ns() - self._started_ns) / 1e9, 2), pid=os.getpid())
+
+    def _server_cores(self) -> set[int]:
+        """Cores that no worker is pinned to, for the servers; none where workers have all, and then servers only yield to them."""
+        return os.sched_getaffinity(0) - set(self.launch.cores.values()) if self.launch.cores else set()
 
     def _report(self, number: int) -> np.void:
         row = np.zeros(1, WORKER_REPORT)
@@ -421,6 +432,8 @@ class Supervisor:
         self.log.info("worker started", worker=life.plan.name, worker_pid=pid, restarts=life.restarts)
         if pid in self._reaped_early:
             self._died(life, self._reaped_early.pop(pid))
+        if not any(other.asked_ns for other in self._lives):
+            self._reaped_early.clear()
 
     def _reap(self) -> None:
         """Take the exit codes of all children that ended."""
@@ -430,8 +443,8 @@ class Supervisor:
                 self._zygote_died(code)
             elif pid in by_pid:
                 self._died(by_pid[pid], code)
-            else:
-                self._reaped_early[pid] = code
+            elif not self._keeper.reaped(pid, code, self._lived_ns) and any(life.asked_ns for life in self._lives):
+                self._reaped_early[pid] = code  # or it was the child of a server that was killed, which came to us
 
     def _died(self, life: _Life, code: int) -> None:
         now = time.monotonic_ns()
@@ -527,7 +540,7 @@ class Supervisor:
         while time.monotonic_ns() < deadline_ns:
             self._reap()
             self._beat(time.monotonic_ns())
-            strangers = set(_children()) - {life.pid for life in self._lives} - {self._zygote_pid}
+            strangers = set(_children()) - {life.pid for life in self._lives} - {self._zygote_pid} - self._keeper.pids()
             if not strangers:
                 break
             for pid in strangers:
@@ -556,7 +569,7 @@ class Supervisor:
         self._gauge.set(int(state))
         self._write_run_file()
 
-    def _write_run_file(self) -> None:
+    def _write_run_file(self, flushed: bool = True) -> None:
         facts = {
             "pid": os.getpid(),
             "zygote_pid": self._zygote_pid,
@@ -567,11 +580,13 @@ class Supervisor:
             "epoch": self.launch.epoch,
             "sizes": self.launch.sizes.said,
             "stop_timeout": self.config.stop_timeout,
-            "edges": self.config.edges,
+            "edges": self.config.edges.mode,
+            "servers": self._keeper.facts(),
             "endpoints": {},
             "written": format_time(time.time_ns()),
         }
-        _replace_file(self.paths.run_file, json.dumps(facts, indent=1) + "\n")
+        _replace_file(self.paths.run_file, json.dumps(facts, indent=1) + "\n", flushed)
+        self._keeper.changed = False
 
     # --- the end ----------------------------------------------------------------------------------------------------------
 
@@ -596,6 +611,8 @@ class Supervisor:
                 self._move(life, WorkerState.STOPPED)
         left = [life for life in self._lives if not life.is_over]
         if not left:
+            if not self._keeper.is_stopping:
+                self._keeper.stop(self._lived_ns, self._lived_ns + self._stop_deadline_ns - now)
             return
         if now >= self._stop_deadline_ns:
             self._give_up(left)
@@ -632,6 +649,7 @@ class Supervisor:
         self._zygote_pid = 0
         for life in self._lives:
             life.pid = 0
+        self._keeper.kill()
         self._kill_strangers()
         for semaphore in self._semaphores:
             semaphore.close()
@@ -694,13 +712,14 @@ def _empty(bell: socket.socket) -> None:
             return
 
 
-def _replace_file(path: Path, text: str) -> None:
-    """Write a small file whole: readers, and a start after a power cut, see the old one or the new one."""
+def _replace_file(path: Path, text: str, flushed: bool = True) -> None:
+    """Write a small file whole: readers, and if it is flushed a start after a power cut, see the old one or the new one."""
     part = path.with_name(path.name + ".part")
     with part.open("w") as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if flushed:
+            os.fsync(file.fileno())
     os.replace(part, path)
 
 

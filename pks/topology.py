@@ -299,6 +299,11 @@ class Paths:
         return self.data_dir / "log"
 
     @property
+    def servers(self) -> Path:
+        """A folder an embedded server; made by its first start."""
+        return self.data_dir / "servers"
+
+    @property
     def run_file(self) -> Path:
         """Who runs here: JSON, replaced whole at each change."""
         return self.run / "pks.json"

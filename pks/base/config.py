@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 
 from pks.base import limits
 from pks.base.errors import Fatal, shown
+from pks.base.urls import url_fault, without_secret
 
 WaitSetting = Literal["auto", "spin", "yield", "park"]
 EdgesSetting = Literal["embedded", "external", "none"]
@@ -57,6 +58,28 @@ class Journal(Struct, frozen=True, kw_only=True):
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] = 30  # age from which `pks journal archive` packs a closed file; none is deleted
 
 
+class Edges(Struct, frozen=True, kw_only=True):
+    """`[edges]`: the systems outside of the core. `edges = "none"` is short for its `mode`. What has a URL is external."""
+
+    mode: EdgesSetting = "embedded"  # embedded: we run what has no URL; external: only what has one; none: nothing
+    nats_url: str = ""  # nats:// or tls://, several with commas
+    nats_nkey: str = ""  # file with the seed of the NKey by which we are known to nats_url
+    postgres_url: str = ""  # postgresql://user:password@host/database?sslmode=...
+    redis_url: str = ""  # redis:// or rediss://
+    questdb_url: str = ""  # http(s)://user:password@host:9000?sql_port=8812
+    tls_ca: str = ""  # PEM file of the authorities by which external servers are judged; "" is the system's
+    nats_bin: str = ""  # another nats-server than the one that pip installed
+    postgres_bin: str = ""  # another postgres, or its folder
+    valkey_bin: str = ""  # another valkey-server, or a redis-server
+    questdb_jar: str = ""  # another jar than the one of set-up
+    java: str = ""  # another Java, for QuestDB
+
+    def __repr__(self) -> str:
+        """Without passwords: settings stand in logs and in errors."""
+        shown = {name: without_secret(getattr(self, name)) for name in self.__struct_fields__}
+        return f"Edges({', '.join(f'{name}={value!r}' for name, value in shown.items() if value)})"
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Every setting, as the configuration file spells it."""
 
@@ -66,7 +89,6 @@ class Config(Struct, frozen=True, kw_only=True):
     wait: WaitSetting = "auto"
     wait_of: dict[str, WaitSetting] = {}  # worker -> its own, as [wait_of]
     cores: dict[str, Core] = {}  # worker -> core that it is pinned to, as [cores]; the others are placed by the supervisor
-    edges: EdgesSetting = "none"
     desk: str = ""  # folder of reference data and opening lots that is loaded at each start; "demo" is the packaged desk
     demo_rate: Annotated[float, Meta(ge=0, le=1e6)] = 0.0  # fills a second of a generated trading day; 0: nothing streams
     stop_timeout: Annotated[int, Meta(ge=1, le=limits.STOP_TIMEOUT_SECONDS_MAX)] = limits.STOP_TIMEOUT_SECONDS  # seconds
@@ -74,6 +96,7 @@ class Config(Struct, frozen=True, kw_only=True):
     dedup_keys: Annotated[int, Meta(ge=limits.DEDUP_KEYS_MIN, le=1 << 30)] = limits.DEDUP_KEYS_MAX  # a power of two
     shm: Shm = Shm()
     journal: Journal = Journal()
+    edges: Edges = Edges()
 
 
 class Loaded(NamedTuple):
@@ -195,7 +218,36 @@ def _types_of(struct: type[Struct], prefix: str = "") -> Iterator[tuple[str, Any
 _TYPES: dict[str, Any] = dict(_types_of(Config))
 _SECTIONS = {name.partition(".")[0] for name in _TYPES if "." in name}
 _TABLES = {"cores", "wait_of"}
-_VARIABLES = {"PKS_" + name.replace(".", "_").upper(): name for name in _TYPES}
+_SHORT = {"edges": "edges.mode"}
+_URL_SCHEMES = {
+    "edges.nats_url": ("nats", "tls"),
+    "edges.postgres_url": ("postgresql", "postgres"),
+    "edges.redis_url": ("redis", "rediss"),
+    "edges.questdb_url": ("http", "https"),
+}
+_OWN_VARIABLES = {
+    "edges.mode": "PKS_EDGES",
+    "edges.nats_url": "PKS_NATS_URL",
+    "edges.nats_nkey": "PKS_NATS_NKEY",
+    "edges.postgres_url": "PKS_PG_URL",
+    "edges.redis_url": "PKS_REDIS_URL",
+    "edges.questdb_url": "PKS_QUESTDB_URL",
+    "edges.nats_bin": "PKS_NATS_BIN",
+    "edges.postgres_bin": "PKS_PG_BIN",
+    "edges.valkey_bin": "PKS_VALKEY_BIN",
+    "edges.questdb_jar": "PKS_QUESTDB_JAR",
+    "edges.java": "PKS_JAVA",
+}
+"""Settings whose variable is not made of their name."""
+assert {*_SHORT.values(), *_URL_SCHEMES, *_OWN_VARIABLES} <= _TYPES.keys(), "they are settings"
+
+
+def variable_of(setting: str) -> str:
+    """The variable of the environment that sets it."""
+    return _OWN_VARIABLES.get(setting) or "PKS_" + setting.replace(".", "_").upper()
+
+
+_VARIABLES = {variable_of(name): name for name in _TYPES}
 assert len(_VARIABLES) == len(_TYPES), "no two settings share a variable"
 assert not OTHER_VARIABLES & _VARIABLES.keys(), "a variable is a setting or it is not"
 _POWERS_OF_TWO = ("dedup_keys", "journal.segment_records", *(f"shm.{name}" for name in Sizes._fields if name != "said"))
@@ -220,7 +272,7 @@ def _parsed(file: Path) -> dict[str, Any]:
 def _flattened(tree: dict[str, Any], where: str) -> Iterator[tuple[str, Any]]:
     """Sections opened to dotted names; tables by worker stay whole."""
     for key, value in tree.items():
-        if key not in _SECTIONS:
+        if key not in _SECTIONS or (key in _SHORT and isinstance(value, str)):
             yield key, value
         elif isinstance(value, dict):
             yield from ((f"{key}.{inner}", inner_value) for inner, inner_value in value.items())
@@ -232,8 +284,11 @@ def _set(
     merged: dict[str, Any], origins: dict[str, str], key: str, value: object, where: str, origin: str, *, strict: bool, named: str = ""
 ) -> None:
     """Check one value by itself, so that the error names the place that it came from, and lay it over the lower ones."""
+    key = _SHORT.get(key, key)
     if key not in _TYPES:
         raise ConfigError(where, key, "no such setting" + _nearest(key))
+    if key in _URL_SCHEMES and isinstance(value, str) and value and (fault := url_fault(value, _URL_SCHEMES[key])):
+        raise ConfigError(where, named or key, f"{shown(without_secret(value))}: {fault}")
     try:
         merged[key] = msgspec.convert(value, _TYPES[key], strict=strict)
     except msgspec.ValidationError as error:
@@ -261,9 +316,12 @@ def _table_of(text: str, variable: str, setting: str) -> dict[str, Any]:
 
 def _built(merged: dict[str, Any]) -> Config:
     top = {key: value for key, value in merged.items() if "." not in key}
-    shm = Shm(**{key.removeprefix("shm."): value for key, value in merged.items() if key.startswith("shm.")})
-    journal = Journal(**{key.removeprefix("journal."): value for key, value in merged.items() if key.startswith("journal.")})
-    return Config(**top, shm=shm, journal=journal)
+    sections: dict[str, dict[str, Any]] = {name: {} for name in _SECTIONS}
+    for key, value in merged.items():
+        section, dot, name = key.partition(".")
+        if dot:
+            sections[section][name] = value
+    return Config(**top, shm=Shm(**sections["shm"]), journal=Journal(**sections["journal"]), edges=Edges(**sections["edges"]))
 
 
 def _with_data_dir(config: Config, environ: Mapping[str, str]) -> Config:

@@ -29,7 +29,7 @@ NOFILE_MIN = 4096
 
 SHM_PATH = "dev/shm"
 
-ROOMS_WITHOUT_KERNELS = ("cli", "tui")
+ROOMS_WITHOUT_KERNELS = ("cli", "servers", "tui")
 """Rooms whose code is never compiled and that nothing compiled imports: a change there leaves the compiled code as it is."""
 
 
@@ -196,6 +196,12 @@ def _can_write(folder: Path) -> bool:
     except OSError:
         return False  # read-only disk, no right, or a file in the way: in each case the answer is no
     return os.access(folder, os.W_OK | os.X_OK)
+
+
+def cache_folders(environ: MutableMapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Where files that set-up has fetched are looked for: the cache folder, which is also where they are put, then the user's usual one."""
+    usual = {name: value for name, value in environ.items() if name != "PKS_CACHE_DIR"}
+    return tuple(dict.fromkeys((_cache_root(environ), _cache_root(usual))))
 
 
 def _temporary_root(environ: MutableMapping[str, str]) -> Path:

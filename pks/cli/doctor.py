@@ -10,6 +10,7 @@ import click
 
 from pks.base.host import Finding, findings, host_facts
 from pks.cli.group import quiet_config, system_options
+from pks.servers.findings import server_findings
 
 FREE_BYTES_MIN = 1 << 30
 """Room for some four million events; with less, the disk is full before anyone has looked."""
@@ -20,10 +21,10 @@ MARKS = {"ok": "ok  ", "note": "note", "lack": "LACK"}
 @click.command()
 @system_options
 def doctor(config: Path | None, data_dir: Path | None, instance: str | None) -> None:
-    """Look at cores, shared memory, huge pages, limits, clock and data directory; exit 1 if something will fail."""
+    """Look at cores, shared memory, huge pages, limits, clock, data directory and the edges' servers; exit 1 if something will fail."""
     settings = quiet_config(config, data_dir, instance)
     hot_workers = settings.shards + 2  # capture, journal, and an accumulator a shard
-    found = [*findings(host_facts(), hot_workers), _data_finding(Path(settings.data_dir))]
+    found = [*findings(host_facts(), hot_workers), _data_finding(Path(settings.data_dir)), *server_findings(settings)]
     for finding in found:
         click.echo(f"{MARKS[finding.level]}  {finding.topic:14} {finding.text}")
     sys.exit(1 if any(finding.level == "lack" for finding in found) else 0)

@@ -23,7 +23,11 @@ DEMO_RATE = 20.0
 )
 @click.option("--demo", is_flag=True, help="load the packaged desk and stream a generated trading day")
 @click.option("--demo-rate", type=float, help="fills a second of the generated day (default 20; 0: nothing streams)")
-@click.option("--edges", type=click.Choice(["embedded", "external", "none"]), help="outside systems: none in this build")
+@click.option(
+    "--edges",
+    type=click.Choice(["embedded", "external", "none"]),
+    help="servers beside the core: ours (the default; those with a URL are left to it), only those with a URL, none",
+)
 def run(
     config: Path | None,
     data_dir: Path | None,
@@ -37,8 +41,6 @@ def run(
 ) -> None:
     """Run the system until it is stopped (Ctrl-C, SIGTERM, `pks stop`)."""
     loaded = load(config, data_dir, instance, {"shards": shards, "wait": wait, "edges": edges, **_desk_flags(desk, demo, demo_rate)})
-    if loaded.config.edges != "none":
-        fail(f"edges {loaded.config.edges!r}: this build has no edges; run with --edges none", EXIT_USAGE)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy is imported: the supervisor forks, so it has one thread
     from pks.supervisor import run_foreground
 

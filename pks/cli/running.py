@@ -37,6 +37,7 @@ class Running:
     state: str
     stop_timeout: int
     edges: str
+    servers: dict[str, dict[str, Any]]  # edge -> mode, state, pid, url, version, restarts, last_error
     endpoints: dict[str, Any]
 
 
@@ -49,6 +50,8 @@ def find_running(data_dir: Path) -> Running:
         raise NotRunning(data_dir, "no run file") from None
     except PermissionError:
         raise NotRunning(data_dir, "the run file cannot be read by this user") from None
+    except ValueError:
+        raise NotRunning(data_dir, "the run file was lost in a power cut") from None
     if not _is_locked(run_directory / LOCK_FILE) or not Path("/proc", str(facts["pid"])).exists():
         raise NotRunning(data_dir, f"its last supervisor, pid {facts['pid']}, is gone")
     return Running(
@@ -59,6 +62,7 @@ def find_running(data_dir: Path) -> Running:
         state=facts["state"],
         stop_timeout=facts["stop_timeout"],
         edges=facts["edges"],
+        servers=facts["servers"],
         endpoints=facts["endpoints"],
     )
 

@@ -12,8 +12,6 @@ import click
 from pks.cli.group import quiet_config, system_options
 from pks.cli.running import Running, find_running
 
-EDGES = ("postgres", "nats", "questdb", "redis")
-
 
 @click.command()
 @system_options
@@ -63,10 +61,7 @@ def status_of(running: Running) -> dict[str, Any]:
         "shards": host.shards,
         "sequence": _sequences(host, state, applied),
         "workers": workers,
-        "edges": {
-            edge: {"mode": running.edges, "state": "OFF", "pid": None, "url": None, "cursor": None, "lag": None, "last_error": None}
-            for edge in EDGES
-        },
+        "edges": {edge: server | {"cursor": None, "lag": None} for edge, server in running.servers.items()},
         "endpoints": running.endpoints,
         "shadow": shadow,
     }
@@ -95,7 +90,20 @@ def _as_table(facts: dict[str, Any]) -> str:
             f"{worker['name']:18} {worker['state']:9} {_shown(worker['pid']):>8} {worker['restarts']:>8} "
             f"{_shown(worker['heartbeat_age_ms']):>8} {worker['cursor']:>12} {worker['lag']:>8}  {worker['last_error'] or ''}".rstrip()
         )
+    lines += ["", *edge_lines(facts["edges"])]
     return "\n".join(lines)
+
+
+def edge_lines(edges: dict[str, dict[str, Any]]) -> list[str]:
+    """The edges' servers as a table, also for `pks top`."""
+    if all(edge["mode"] == "none" for edge in edges.values()):
+        return ["edges: none"]
+    lines = [f"{'edge':9} {'mode':9} {'state':9} {'pid':>8} {'restarts':>8} {'version':9} url  last error"]
+    for name, edge in edges.items():
+        known = f"{edge['url'] or '-'}  {edge['last_error'] or ''}".rstrip()
+        version = edge["version"] or "-"
+        lines.append(f"{name:9} {edge['mode']:9} {edge['state']:9} {_shown(edge['pid']):>8} {edge['restarts']:>8} {version:9} {known}")
+    return lines
 
 
 def _shown(value: int | None) -> str:

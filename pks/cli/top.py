@@ -20,6 +20,7 @@ import click
 
 from pks.cli.group import EXIT_USAGE, fail, quiet_config, system_options
 from pks.cli.running import Running, find_running
+from pks.cli.status import edge_lines
 from pks.cli.tables import pad, say, width_of
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _watch(running: Running, host: Host, ends: tuple[int, int], interval: float)
     before, wait = look(host), min(interval, FIRST_LOOK_SECONDS)
     while not _quits(*ends, wait):
         now, wait = look(host), interval
+        running = find_running(running.data_dir)  # what has become of the edges' servers
         size = shutil.get_terminal_size()
         lines = [clip(line, size.columns) for line in frame(running, before, now)[: size.lines - 1]]
         say(HOME + "".join(f"{line}{END_OF_LINE}\r\n" for line in lines) + END_OF_SCREEN)
@@ -214,6 +216,8 @@ def frame(running: Running, before: Look, now: Look) -> list[str]:
         *_head(running, before, now, seconds),
         "",
         *_workers(before, now, seconds),
+        "",
+        *edge_lines(running.servers),
         "",
         *_rings(before, now, seconds),
         "",

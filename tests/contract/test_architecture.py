@@ -9,6 +9,7 @@ import pytest
 
 import pks
 from pks.cli.group import COMMANDS
+from pks.servers.endpoints import SERVERS
 from pks.topology import CHANNELS, SHARD, Kind, Paths, Per, workers_of
 
 PACKAGE = Path(pks.__file__).parent
@@ -88,13 +89,21 @@ def test_the_picture_has_every_worker_and_channel() -> None:
 
 def test_every_store_stands_in_the_table() -> None:
     paths = Paths(Path("<data>"))
-    folders = {str(folder) for folder in (paths.journal, paths.keys, paths.checkpoints, paths.streams, paths.run, paths.log)}
+    folders = {str(folder) for folder in (paths.journal, paths.keys, paths.checkpoints, paths.streams, paths.run, paths.log, paths.servers)}
     listed = components("store")
     assert listed.keys() == folders
     writers = {by_shard(plan.name) for plan in workers_of(1, loads_desk=True)} | PROCESSES
     for name, row in listed.items():
         done_by = set(row[2].split(", "))
         assert done_by <= writers or row[2] == "every process", name
+
+
+def test_every_server_stands_in_the_table() -> None:
+    listed = components("server")
+    assert listed.keys() == SERVERS.keys()
+    for name, server in SERVERS.items():
+        assert listed[name][3] == f"`{server.__module__.replace('.', '/')}.py`"
+        assert listed[name][2] == "supervisor"
 
 
 def test_every_room_stands_in_the_table() -> None:

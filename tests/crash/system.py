@@ -67,6 +67,7 @@ SMALL = {
     "journal.segment_records": "8192",
     "checkpoint_events": "1024",
     "park": "1",
+    "edges": "none",
 }
 
 

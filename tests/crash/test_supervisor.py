@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pks.segments.wait import remove_semaphores
 from pks.topology import Host, Paths
 from pks.workers.points import points_hit
 from tests.conftest import wait_until
+from tests.crash.keep_servers import is_running, why_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0  # a deadline for a loaded machine, not a duration
@@ -102,6 +104,7 @@ def system(tmp_path: Path) -> Iterator[System]:
             process.kill()
             process.wait()
             psutil.wait_procs(children, SECONDS)
+    shutil.rmtree(made.data_dir / "servers", ignore_errors=True)
     for facts in list_segments(made.instance):
         retire(facts.name)
     remove_semaphores(32, made.instance)
@@ -145,7 +148,10 @@ def test_status_has_the_promised_form(system: System) -> None:
     assert [worker["name"] for worker in facts["workers"]] == ["capture", "journal", "accumulator-0", "shadow"]
     assert {"name", "pid", "state", "restarts", "heartbeat_age_ms", "cursor", "lag"} <= set(facts["workers"][0])
     assert all(0 <= worker["heartbeat_age_ms"] < 5000 for worker in facts["workers"])
-    assert facts["edges"]["postgres"]["mode"] == "none"
+    assert list(facts["edges"]) == ["postgres", "nats", "questdb", "redis"]
+    for edge in facts["edges"].values():
+        assert {"mode", "state", "pid", "url", "cursor", "lag", "last_error"} <= set(edge)
+        assert (edge["mode"], edge["state"], edge["pid"]) == ("none", "OFF", None)
 
 
 def test_each_killed_worker_is_restarted(system: System) -> None:
@@ -376,3 +382,80 @@ def test_after_a_pause_of_the_host_the_workers_get_their_time(system: System) ->
     wait_until(all_beat, SECONDS, "all workers beat")
     assert {name: worker["pid"] for name, worker in system.workers().items()} == before
     assert system.stop() == 0
+
+
+# --- servers of the edges; by themselves they are in test_servers.py ------------------------------------------------------------
+
+QUICK = {"edges": "embedded", "edges.questdb_jar": "/nowhere/questdb.jar"}
+"""What starts within a second; the first start of Postgres takes a few."""
+
+needs_servers = pytest.mark.skipif(
+    bool(why_missing("nats") or why_missing("redis") or why_missing("postgres")), reason="not all servers are installed"
+)
+
+
+def edges_of(system: System) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = status_of(find_running(system.data_dir))["edges"]
+    return found
+
+
+def wait_edges(system: System) -> dict[str, dict[str, Any]]:
+    def all_ready() -> bool:
+        return all(edges_of(system)[name]["state"] == "READY" for name in ("nats", "redis", "postgres"))
+
+    wait_until(all_ready, 3 * SECONDS, "the servers are ready")
+    return edges_of(system)
+
+
+def place_of(output: str, text: str) -> int:
+    assert text in output, f"{text} in {output}"
+    return output.index(text)
+
+
+@needs_servers
+def test_servers_start_after_the_core_and_end_after_the_workers(system: System) -> None:
+    process = system.start(*(f"{key}={value}" for key, value in QUICK.items()))
+    edges = wait_edges(system)
+    assert edges["questdb"]["state"] == "MISSING"
+    assert edges["questdb"]["last_error"] == "edges.questdb_jar: there is no file /nowhere/questdb.jar"
+    pids = [int(edges[name]["pid"]) for name in ("nats", "redis", "postgres")]
+    assert set(pids) <= {child.pid for child in psutil.Process(process.pid).children()}
+    assert edges["postgres"]["url"].startswith("postgresql://pks:***@127.0.0.1:")
+    killed = edges["nats"]["pid"]
+    os.kill(killed, signal.SIGKILL)
+    os.kill(system.run_file()["zygote_pid"], signal.SIGKILL)
+    wait_until(lambda: edges_of(system)["nats"]["pid"] not in (None, killed), SECONDS, "another nats")
+    again = wait_edges(system)
+    assert (again["nats"]["restarts"], again["nats"]["last_error"]) == (1, "SIGKILL")
+    assert [again[name]["pid"] for name in ("redis", "postgres")] == pids[1:], "a new zygote is no reason to end a server"
+    assert all(worker["restarts"] == 0 for worker in system.workers().values())
+    assert system.stop() == 0
+    assert gone([*pids, int(again["nats"]["pid"])])
+    output = system.output()
+    assert place_of(output, "ready seconds=") < place_of(output, "server ready edge=")
+    assert output.rindex("worker ended") < place_of(output, "\nserver ended edge=") < place_of(output, "stopped exit_code=0")
+    assert output.count("\nserver ended edge=") == 3
+
+
+@needs_servers
+def test_a_killed_supervisor_takes_the_servers_with_it(system: System) -> None:
+    options = [f"{key}={value}" for key, value in QUICK.items()]
+    process = system.start(*options)
+    wait_edges(system)
+    pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    process.kill()
+    process.wait()
+    wait_until(lambda: not any(is_running(pid) for pid in pids), SECONDS, "the end of all")
+    system.start(*options)
+    assert all(edge["restarts"] == 0 for edge in wait_edges(system).values())
+    assert system.stop() == 0
+
+
+@needs_servers
+def test_a_server_that_does_not_end_is_killed_in_the_stop(system: System) -> None:
+    system.start("stop_timeout=1", *(f"{key}={value}" for key, value in QUICK.items()))
+    stopped = int(wait_edges(system)["redis"]["pid"])
+    os.kill(stopped, signal.SIGSTOP)
+    assert system.stop() == 0
+    assert gone([stopped])
+    assert "a server has not ended in time; it is killed edge=redis" in system.output()

@@ -1,6 +1,6 @@
 """Small workers for the supervisor's tests: real processes that do one thing each; and the program that runs them.
 
-As a program: `python -m tests.crash.tiny_workers DATA_DIR INSTANCE [key=value ...]`, keys: silent, stop_timeout, broken.
+As a program: `python -m tests.crash.tiny_workers DATA_DIR INSTANCE [key=value ...]`, keys: silent, stop_timeout, broken, edges, edges.*.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def run(data_dir: str, instance: str, options: dict[str, str]) -> int:
     from pks.supervisor import Supervisor
 
     flags = {"data_dir": data_dir, "instance": instance, "shm.sizes": "small", "stop_timeout": int(options.get("stop_timeout", 10))}
+    flags |= {"edges": options.get("edges", "none"), **{name: value for name, value in options.items() if name.startswith("edges.")}}
     config = load_config(None, {}, flags).config
     chosen = plans(float(options.get("silent", 5)), "broken" in options)
     try:

@@ -64,14 +64,32 @@ def test_a_run_file_without_its_supervisor_is_not_a_system(tmp_path: Path) -> No
     with pytest.raises(NotRunning, match="its last supervisor, pid 1, is gone"):
         find_running(tmp_path)
     assert pks("status", "--data-dir", str(tmp_path)).exit_code == 1
+    (tmp_path / "run" / "pks.json").write_text("")
+    with pytest.raises(NotRunning, match="lost in a power cut"):
+        find_running(tmp_path)
 
 
-@pytest.mark.parametrize("edges", ["embedded", "external"])
-def test_edges_that_this_build_has_not_are_refused(tmp_path: Path, edges: str) -> None:
-    result = pks("run", "--data-dir", str(tmp_path), "--edges", edges)
-    assert result.exit_code == 2
-    assert result.stderr == f"pks: edges '{edges}': this build has no edges; run with --edges none\n"
+def test_edges_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+    assert pks("run", "--data-dir", str(tmp_path), "--edges", "all").exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_says_what_of_the_servers_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PKS_PG_URL", "postgresql://me:s3cret@host/db")
+    monkeypatch.setenv("PKS_NATS_BIN", str(tmp_path / "absent"))
+    monkeypatch.setenv("PKS_VALKEY_BIN", "/bin/true")
+    monkeypatch.setenv("PKS_JAVA", str(tmp_path / "absent"))
+    result = pks("doctor", "--data-dir", str(tmp_path / "new"))
+    lines = {line.split()[1]: line for line in result.output.splitlines()}
+    assert lines["postgres"] == "ok    postgres       external, postgresql://me:***@host/db"
+    assert lines["nats"].startswith("note  nats           edges.nats_bin: there is no file")
+    assert lines["questdb"].endswith("without it time series are kept in Postgres instead")
+    assert lines["redis"].startswith("LACK  redis          /bin/true is another program")
+    assert result.exit_code == 1
+    assert not (tmp_path / "new").exists(), "it only looks"
+    monkeypatch.setenv("PKS_EDGES", "none")
+    quiet = pks("doctor", "--data-dir", str(tmp_path / "new")).output
+    assert len([line for line in quiet.splitlines() if line.endswith("not wanted")]) == 4
 
 
 def test_a_bad_setting_is_one_line_and_exit_1(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pks.base import limits
-from pks.base.config import SIZES, Config, ConfigError, Journal, Shm, Sizes, load_config, resolve_sizes, settings
+from pks.base.config import SIZES, Config, ConfigError, Edges, Journal, Shm, Sizes, load_config, resolve_sizes, settings, variable_of
 from pks.base.errors import Fatal
 
 HOME = {"XDG_DATA_HOME": "/data"}
@@ -32,15 +32,15 @@ def test_defaults() -> None:
     assert loaded.config == Config(data_dir="/data/pks/default")
     assert (loaded.origins, loaded.notes) == ({}, ())
     config = loaded.config
-    assert (config.shards, config.wait, config.edges, config.stop_timeout) == (1, "auto", "none", 30)
-    assert (config.shm, config.journal) == (Shm(), Journal())
+    assert (config.shards, config.wait, config.edges.mode, config.stop_timeout) == (1, "auto", "embedded", 30)
+    assert (config.shm, config.journal, config.edges) == (Shm(), Journal(), Edges())
 
 
 def test_flags_over_environment_over_file_over_defaults(file: Path) -> None:
     file.write_text('shards = 2\nwait = "park"\nstop_timeout = 5\ncheckpoint_events = 4096\n')
     loaded = load_config(file, {"PKS_SHARDS": "4", "PKS_WAIT": "yield", "PKS_STOP_TIMEOUT": "6", **HOME}, {"shards": 8, "wait": "spin"})
     config = loaded.config
-    assert (config.shards, config.wait, config.stop_timeout, config.checkpoint_events, config.edges) == (8, "spin", 6, 4096, "none")
+    assert (config.shards, config.wait, config.stop_timeout, config.checkpoint_events) == (8, "spin", 6, 4096)
     assert loaded.origins == {"shards": "flag", "wait": "flag", "stop_timeout": "PKS_STOP_TIMEOUT", "checkpoint_events": f"file {file}"}
 
 
@@ -68,17 +68,20 @@ def test_tables_by_worker(file: Path) -> None:
 
 def test_every_setting_has_its_variable_and_its_place_in_the_file(file: Path) -> None:
     values: dict[str, object] = {
-        "data_dir": "/x", "instance": "x", "shards": 2, "wait": "park", "wait_of": {"a": "spin"}, "cores": {"a": 1}, "edges": "external",
+        "data_dir": "/x", "instance": "x", "shards": 2, "wait": "park", "wait_of": {"a": "spin"}, "cores": {"a": 1},
         "desk": "demo", "demo_rate": 2.5,
         "stop_timeout": 9, "checkpoint_events": 2048, "dedup_keys": 8192, "shm.group": "g", "shm.sizes": "small", "shm.events": 1 << 15,
         "shm.matches": 64, "shm.updates": 64, "shm.positions": 64, "shm.instruments": 64, "shm.books": 64, "shm.accounts": 64,
         "journal.segment_records": 1 << 14, "journal.retention_days": 1,
+        "edges.mode": "external", "edges.nats_url": "nats://h", "edges.nats_nkey": "/n", "edges.postgres_url": "postgresql://h/d",
+        "edges.redis_url": "redis://h", "edges.questdb_url": "http://h", "edges.tls_ca": "/c", "edges.nats_bin": "/n",
+        "edges.postgres_bin": "/p", "edges.valkey_bin": "/v", "edges.questdb_jar": "/q", "edges.java": "/j",
     }  # fmt: skip
     assert values.keys() == set(settings())
     as_text = {
         key: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value) for key, value in values.items()
     }
-    by_environ = load_config(None, {"PKS_" + key.replace(".", "_").upper(): text for key, text in as_text.items()})
+    by_environ = load_config(None, {variable_of(key): text for key, text in as_text.items()})
     by_flags = load_config(None, {}, values)
     lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items() if not isinstance(value, dict)]
     lines += [
@@ -118,6 +121,10 @@ def test_every_setting_has_its_variable_and_its_place_in_the_file(file: Path) ->
         ("[shm]\npositions = 3", "shm.positions", "3 is not a power of two"),
         ("[shm]\nevents = 1024", "shm.events", "1024 is under 16384"),
         ("stop_timeout = 0", "stop_timeout", ">= 1"),
+        ("edges = 3", "edges", "must be a section [edges]"),
+        ('edges = "some"', "edges.mode", "some"),
+        ('[edges]\nmode = "some"', "edges.mode", "some"),
+        ('[edges]\nnats_url = "http://host"', "edges.nats_url", "must start with nats:// or tls://"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_file(file: Path, text: str, key: str, reason: str) -> None:
@@ -212,3 +219,26 @@ def test_both_sets_are_powers_of_two_in_the_order_of_the_fields() -> None:
     assert all(limits.is_power_of_two(value) for values in SIZES.values() for value in values)
     assert all(small <= normal for small, normal in zip(SIZES["small"], SIZES["normal"], strict=True))
     assert len(SIZES["small"]) == len(Sizes._fields) - 1
+
+
+def test_edges_have_a_short_form_and_variables_that_say_what_they_are(file: Path) -> None:
+    file.write_text('edges = "external"\n')
+    assert load_config(file, {}).config.edges == Edges(mode="external")
+    file.write_text('[edges]\nmode = "external"\nredis_url = "redis://other"\n')
+    assert load_config(file, {"PKS_EDGES": "none", "PKS_PG_URL": "postgresql://host/db"}).config.edges == Edges(
+        mode="none", redis_url="redis://other", postgres_url="postgresql://host/db"
+    )
+    assert load_config(file, {}, {"edges": "embedded"}).origins["edges.mode"] == "flag"
+    assert load_config(None, {"PKS_EDGES_NATS_URL": "nats://host"}).notes, "it has one variable only"
+
+
+def test_no_text_of_the_configuration_holds_a_password(file: Path) -> None:
+    secret = "postgresql://me:s3cret@host/db"
+    config = load_config(None, {"PKS_PG_URL": secret, "PKS_NATS_URL": "nats://s3cret@host"}).config
+    assert config.edges.postgres_url == secret
+    assert "postgresql://me:***@host/db" in repr(config)
+    assert "s3cret" not in f"{config!r} {config} {config.edges}"
+    for environ in ({"PKS_NATS_URL": secret}, {"PKS_PG_URL": "postgresql://me:s3cret@"}, {"PKS_REDIS_URL": "redis://:s3cret@host:0"}):
+        assert "s3cret" not in str(refusal(environ=environ))
+    file.write_text(f'[edges]\nquestdb_url = "{secret}"\n')
+    assert "s3cret" not in str(refusal(file))

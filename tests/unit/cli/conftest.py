@@ -58,7 +58,7 @@ def running_here(data_dir: Path, instance: str, shards: int) -> Iterator[None]:
     run = data_dir / "run"
     run.mkdir(exist_ok=True)
     facts: dict[str, Any] = {"pid": os.getpid(), "instance": instance, "shards": shards, "state": "READY", "stop_timeout": 10}
-    (run / "pks.json").write_text(json.dumps(facts | {"edges": "none", "endpoints": {}}))
+    (run / "pks.json").write_text(json.dumps(facts | {"edges": "none", "servers": {}, "endpoints": {}}))
     with (run / "system.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

