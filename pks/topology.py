@@ -645,9 +645,9 @@ class Host:
     def system_state(self) -> SystemState:
         """What the supervisor says of the whole."""
         cells = {cell.name: cell for cell in self._supervisor_cells()}
-        value = cells[SYSTEM_STATE_CELL].value if SYSTEM_STATE_CELL in cells else int(SystemState.STARTING)
+        value = cells[SYSTEM_STATE_CELL].value if SYSTEM_STATE_CELL in cells else 0
         assert isinstance(value, int), "the state is a gauge"
-        return SystemState(value)
+        return SystemState(value or SystemState.STARTING)  # 0: it has a name and no value yet
 
     def _supervisor_cells(self) -> list[Cell]:
         return [cell for cell in self.control.read_cells() if cell.owner == self.supervisor and cell.kind is CellKind.GAUGE]

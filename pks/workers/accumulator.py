@@ -31,7 +31,7 @@ from pks.segments.wait import Waker, drop_ticket, look_again, take_ticket
 from pks.workers import accumulator_loop as loop
 from pks.workers.checkpoint import latest_checkpoint, load_positions
 from pks.workers.positions import Positions
-from pks.workers.runtime import Context
+from pks.workers.runtime import IDLE_NS, Context
 
 REPLAY_BATCH = 1 << 15
 LOOK_BACK = 1 << 12
@@ -322,7 +322,7 @@ class Accumulator:
     def idle(self) -> None:
         """Wait for events, unless the loop has done so."""
         if not self.turn_ns:
-            self.waiter.wait(5_000_000)
+            self.waiter.wait(IDLE_NS)
 
     def housekeeping(self) -> None:
         """Put the streams behind their rings."""

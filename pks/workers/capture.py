@@ -37,7 +37,7 @@ from pks.topology import Intake
 from pks.workers import capture_loop as loop
 from pks.workers.booking import Booking, DayFiles, Room
 from pks.workers.checkpoint import latest_checkpoint, load_booking
-from pks.workers.runtime import Context
+from pks.workers.runtime import IDLE_NS, Context
 
 REPLAY_BATCH = 1 << 15
 OPEN_RECORDS_MAX = 1 << 17
@@ -261,7 +261,7 @@ class Capture:
         if self.held_back:
             self.context.nap(1_000_000)  # what waits in the rings cannot be taken before the journal or an accumulator goes on
         elif not self.turn_ns:
-            self.waiter.wait(1_000_000 if any(source.owed_count for source in self.sources) else 5_000_000)
+            self.waiter.wait(1_000_000 if any(source.owed_count for source in self.sources) else IDLE_NS)
 
     def _enter(self) -> None:
         """Tell the kernels of the loop what Python knows."""

@@ -29,7 +29,7 @@ from pks.segments.slots import TRIES_MAX, slot_read
 from pks.segments.wait import Waker
 from pks.topology import workers_of
 from pks.workers.demo import DEMO_SOURCE, DemoDay
-from pks.workers.runtime import Context
+from pks.workers.runtime import IDLE_NS, Context
 
 DEMO_BATCH_MAX = 512
 
@@ -55,6 +55,7 @@ class Loader:
         self.refused = context.cells.counter("refused")
         self.folder = packaged_desk() if context.config.desk == "demo" else Path(context.config.desk)
         self.steps = self._steps()
+        self.is_loaded = False
         self.demo: DemoDay | None = None
         self.streamed = 0
         self.began = 0.0
@@ -156,6 +157,7 @@ class Loader:
             try:
                 next(self.steps)
             except StopIteration:
+                self.is_loaded = True
                 break
             if self.sent == before:
                 break
@@ -183,8 +185,8 @@ class Loader:
         return count
 
     def idle(self) -> None:
-        """Look again soon."""
-        self.context.nap(2_000_000)
+        """Look again soon while something is to be sent or answered."""
+        self.context.nap(2_000_000 if self.demo or self.owed or self.again or not self.is_loaded else IDLE_NS)
 
     def housekeeping(self) -> None:
         """Progress."""

@@ -50,7 +50,7 @@ BEAT_NS = 50_000_000
 HOUSEKEEPING_NS = 100_000_000
 """How often a worker's housekeeping is called."""
 
-IDLE_NS = 5_000_000
+IDLE_NS = 20_000_000
 """The longest sleep of an idle worker."""
 
 ALONE_NS = 100_000_000

@@ -32,7 +32,7 @@ from pks.workers.checkpoint import (
     write_checkpoint,
 )
 from pks.workers.positions import Positions
-from pks.workers.runtime import Context
+from pks.workers.runtime import IDLE_NS, Context
 
 BATCH = 1 << 14
 COMPARED_A_STEP = 1 << 12
@@ -158,7 +158,7 @@ class Shadow:
 
     def idle(self) -> None:
         """Look again in a while; nobody waits for the shadow."""
-        self.context.nap(20_000_000)
+        self.context.nap(IDLE_NS)
 
     def housekeeping(self) -> None:
         """A checkpoint after enough events, or when it has been quiet for a while."""
