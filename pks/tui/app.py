@@ -395,7 +395,7 @@ class Blotter(App[None]):
         if feed.host is None or feed.state != FeedState.LIVE:
             return f"{feed.state.name}: {feed.reason}"
         try:
-            return read_health(feed.host, feed.clock)
+            return read_health(feed.host, feed.clock, feed.data_dir)
         except (StaleHost, SegmentMissing, SegmentNotReady, UnstableSlot) as error:
             return str(error)
 

@@ -6,20 +6,20 @@ may not judge (the supervisor does) or draw.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from pks.base.clock import Clock
 from pks.layouts.segment import CellKind, WorkerState
 from pks.segments.counters import Histogram
 from pks.segments.ring import Ring, ring_cursor
-from pks.topology import CHANNELS, Host, Kind, instances_of
+from pks.topology import CHANNELS, Host, Kind, Paths, instances_of
 from pks.tui.figures import age, nanoseconds
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-
-NO_EDGES = "none in this build"
 
 
 class WorkerLine(NamedTuple):
@@ -84,9 +84,23 @@ class Health:
     rings: list[RingLine]
     latencies: list[LatencyLine]
     counters: list[CounterLine]
+    edges: str
 
 
-def read_health(host: Host, clock: Clock) -> Health:
+def read_edges(data_dir: Path | None) -> str:
+    """The states of the edges' servers, from the run file of the system whose data lie in `data_dir` (None: not known here)."""
+    if data_dir is None:
+        return "unknown"
+    try:
+        servers = json.loads(Paths(data_dir).run_file.read_text())["servers"]
+    except (OSError, ValueError, KeyError):  # it ends, or the file is not for this user
+        return "unknown"
+    if all(server["mode"] == "none" for server in servers.values()):
+        return "none"
+    return "  ".join(f"{name} {server['state']}" for name, server in servers.items())
+
+
+def read_health(host: Host, clock: Clock, data_dir: Path | None = None) -> Health:
     """Look once. Raises StaleHost, SegmentMissing, SegmentNotReady, UnstableSlot."""
     now_ns = clock.monotonic_ns()
     workers = [
@@ -117,7 +131,7 @@ def read_health(host: Host, clock: Clock) -> Health:
             latencies.append(LatencyLine(worker, cell.name, cell.value.count, wanted, mean, said(cell.value.max_ns)))
         else:
             counters.append(CounterLine(worker, cell.name, CellKind(cell.kind).name.lower(), cell.value))
-    return Health(host.system_state.name, workers, list(_ring_lines(host)), latencies, counters)
+    return Health(host.system_state.name, workers, list(_ring_lines(host)), latencies, counters, read_edges(data_dir))
 
 
 def _count(value: int) -> str:

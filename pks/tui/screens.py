@@ -24,7 +24,7 @@ from pks.engine.positions.view import PositionView, plain, total
 from pks.tui.columns import COLUMNS
 from pks.tui.detail import Detail, LotLine, TradeLine
 from pks.tui.figures import NOTHING, figure, sign
-from pks.tui.health import NO_EDGES, PERCENTILES, Health
+from pks.tui.health import PERCENTILES, Health
 
 LINES_MAX = 500
 """Lots and trades shown of a position: the widget keeps every cell as an object; the counts are of all."""
@@ -167,7 +167,7 @@ class HealthScreen(Screen[None]):
         self.query_one("#system", Static).update(
             Text.assemble(
                 ("System ", "bold"), health.state, "   ", ("accepted ", "dim"), f"{accepted:,}", "   ", ("durable ", "dim"), f"{durable:,}",
-                "   ", ("applied ", "dim"), f"{applied:,}", "   ", ("edges ", "dim"), NO_EDGES,
+                "   ", ("applied ", "dim"), f"{applied:,}", "   ", ("edges ", "dim"), health.edges,
             )
         )  # fmt: skip
         self.query_one("#workers", Static).update(workers_table(health))
