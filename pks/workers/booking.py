@@ -24,7 +24,7 @@ from pks.base.errors import Code, Refused
 from pks.base.limits import DEDUP_DATES_IN_MEMORY
 from pks.base.zones import zone_tables
 from pks.engine.booking.admit import Admission, Admitted, Versions, refused
-from pks.engine.booking.dedup import KEY_HI, KEY_LO, SEQUENCE, TAIL, dedup_add, filled, found_in_rows, rows_of_date, without_dates
+from pks.engine.booking.dedup import SEQUENCE, TAIL, by_key, dedup_add, filled, found_in_rows, rows_of_dates, without_dates
 from pks.engine.booking.keys import NO_LOT
 from pks.engine.booking.links import chain_swap, link
 from pks.engine.booking.tables import CHAINS_COUNT, IN_MEMORY, KEYS_COUNT, PARTLY_IN_FILE, Tables, new_tables
@@ -116,8 +116,7 @@ class DayFiles:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             both = np.concatenate([np.array(self.rows(date)), rows])
             _, firsts = np.unique(both[:, SEQUENCE], return_index=True)
-            both = both[firsts]
-            both = both[np.lexsort((both[:, SEQUENCE], both[:, KEY_HI], both[:, KEY_LO]))]
+            both = by_key(both[firsts])
             making = self.path(date).with_suffix(".making")
             with making.open("wb") as out:
                 np.save(out, both)
@@ -133,13 +132,22 @@ class Booking:
     """What capture knows, as of event `sequence`."""
 
     def __init__(
-        self, record_at: Callable[[int], Any], files: DayFiles, *, keys: int = 1 << 16, durable: Callable[[], int] = lambda: 2**62
+        self,
+        record_at: Callable[[int], Any],
+        files: DayFiles,
+        *,
+        keys: int = 1 << 16,
+        durable: Callable[[], int] = lambda: 2**62,
+        beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """keys: idempotency keys to hold in memory. durable: the last event on disk; younger keys do not leave memory."""
+        """keys: idempotency keys to hold in memory. durable: the last event on disk; younger keys do not leave memory.
+
+        beat: called between the parts of what takes long, such as writing the files of many dates.
+        """
         self.tables: Tables = new_tables(keys)
         self.catalogue = Catalogue()
         self.versions = Versions()
-        self.files, self.durable = files, durable
+        self.files, self.durable, self.beat = files, durable, beat
         self.sequence, self.recorded_ns, self.epoch = 0, 0, 0
         self.last_kind = 0
         self.defined: list[tuple[Subject, int, AnyDefinition]] = []  # since the caller last looked
@@ -218,8 +226,8 @@ class Booking:
         A full disk keeps them in memory.
         """
         gone, durable, room = [], self.durable(), Room.NONE
-        for date in dates:
-            rows = rows_of_date(self.tables.dedup, date)
+        for date, rows in rows_of_dates(self.tables.dedup, dates).items():
+            self.beat()
             if len(rows) and rows[:, SEQUENCE].max() > durable:
                 room = Room.LATER
                 continue
@@ -231,7 +239,9 @@ class Booking:
                 room = Room.NONE
                 break
             gone.append(date)
+        self.beat()
         self.tables.dedup[:] = without_dates(self.tables.dedup, gone)
+        self.beat()
         self.tables.counts[KEYS_COUNT] = int((self.tables.dedup[:, SEQUENCE] != 0).sum())
         self.tables.dates[gone] = 0
         return Room.MADE if gone else room

@@ -126,7 +126,8 @@ class Capture:
         self.verdicts_count = 0
         self.refdata = RefdataTable(self.host.refdata)
         self.refdata.take()
-        self.booking = Booking(self.record_at, DayFiles(context.paths.keys), keys=context.config.dedup_keys, durable=self._durable)
+        files, keys = DayFiles(context.paths.keys), context.config.dedup_keys
+        self.booking = Booking(self.record_at, files, keys=keys, durable=self._durable, beat=context.beat)
         self.booking.admission.verdict_of = self._verdict_of
         self.parked: deque[Parked] = deque()
         self.moved_ns = context.clock.monotonic_ns()  # when a step last did anything

@@ -73,7 +73,8 @@ class Shadow:
         self.positions = Positions(self.view.records, keys=1 << 12, lots=1 << 14)
         self.positions.shard.beat = context.beat
         files = DayFiles(context.paths.keys)
-        self.booking = Booking(lambda sequence: self.view.records[sequence], files, keys=context.config.dedup_keys)
+        keys = context.config.dedup_keys
+        self.booking = Booking(lambda sequence: self.view.records[sequence], files, keys=keys, beat=context.beat)
         self.compared = context.cells.counter("compared")
         self.differences = context.cells.counter("differences")
         self.checkpoint_gauge = context.cells.gauge("checkpoint")

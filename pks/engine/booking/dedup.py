@@ -18,6 +18,8 @@ from pks.base.kernels import kernel
 
 KEY_HI, KEY_LO, SEQUENCE, TAIL = 0, 1, 2, 3
 ENTRY_WORDS = 4
+DATE_BITS = 0xFFFFFFFF
+"""Of an entry's tail; the discriminator is above them."""
 
 Table = NDArray[Any]
 
@@ -74,16 +76,23 @@ def dedup_add(table, hi, lo, discriminator, date, sequence):
     table[at, TAIL] = tail_of(discriminator, date)
 
 
-def rows_of_date(table: Table, date: int) -> Table:
-    """The date's entries, sorted by key, as they stand in its file."""
-    rows = table[(table[:, SEQUENCE] != 0) & ((table[:, TAIL] & 0xFFFFFFFF) == date)]
+def rows_of_dates(table: Table, dates: list[int]) -> dict[int, Table]:
+    """By date, its entries, sorted by key, as they stand in its file: one pass over the table for all of them."""
+    rows = table[(table[:, SEQUENCE] != 0) & np.isin(table[:, TAIL] & DATE_BITS, dates)]
+    rows = rows[np.argsort((rows[:, TAIL] & DATE_BITS).astype(np.uint32), kind="stable")]
+    edges = np.searchsorted(rows[:, TAIL] & DATE_BITS, [[date, date + 1] for date in dates])
+    return {date: by_key(rows[first:last]) for date, (first, last) in zip(dates, edges.tolist(), strict=True)}
+
+
+def by_key(rows: Table) -> Table:
+    """The entries of one date in the order of its file."""
     ordered: Table = rows[np.lexsort((rows[:, SEQUENCE], rows[:, KEY_HI], rows[:, KEY_LO]))]
     return ordered
 
 
 def without_dates(table: Table, dates: list[int]) -> Table:
     """The table without those dates' entries, made anew (probing leaves no holes behind)."""
-    kept = table[(table[:, SEQUENCE] != 0) & ~np.isin(table[:, TAIL] & 0xFFFFFFFF, dates)]
+    kept = table[(table[:, SEQUENCE] != 0) & ~np.isin(table[:, TAIL] & DATE_BITS, dates)]
     return filled(np.zeros_like(table), kept)
 
 
