@@ -90,10 +90,17 @@ class Producer:
     def __init__(self, host: Host, data_dir: Path) -> None:
         self.host, self.data_dir = host, data_dir
         self.claim, self.number = self._take_ring()
-        intake = host.intake(self.number)
+        try:
+            self._attach()
+        except BaseException:
+            self.claim.release()  # the system starts: who tries again is to find a free ring
+            raise
+
+    def _attach(self) -> None:
+        intake = self.host.intake(self.number)
         self.intake = intake
         self.requests, self.replies = RingWriter(intake.requests), RingReader(intake.replies, "source")
-        self.waker = Waker(intake.requests, host.instance)
+        self.waker = Waker(intake.requests, self.host.instance)
         self.first = intake.requests.head + 1  # answers to lower tickets are a dead producer's, and may still come
         self._capture = self._ready_capture()
 
