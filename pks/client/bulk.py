@@ -15,25 +15,30 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from pks.base.errors import CODES, Code, Refused
 from pks.base.ids import key_of
+from pks.base.limits import INTAKE_CAPACITY
 from pks.client.producer import NO_ROOM, NoAnswer, Producer, read_catalogue
+from pks.client.records import RECORDS_A_ROW_MAX, Translations, Translator, make_records, mark_rows, new_room
+from pks.edges.files.scan import Name
 from pks.engine.booking.border import DEFAULT_SOURCE, Border
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.events import definition_event
-from pks.layouts.codes import Flag, Kind, Subject
-from pks.layouts.event import DETAIL, DETAIL_TEXT_BYTES, EVENT, FIELD_NAME
+from pks.layouts.codes import Flag, Kind
+from pks.layouts.event import FIELD_NAME
 
 WINDOW = 1 << 19
 """Plain trades that may be outstanding: more than ring, batches and owed answers hold together."""
 
 ANSWER_SECONDS = 120.0
-SEND_RECORDS = 2048
-PREFIX = np.frombuffer(b'{"order_id":"', np.uint8)
-SUFFIX = np.frombuffer(b'"}', np.uint8)
-NO_DATE = np.int32(np.iinfo(np.int32).min)
+SEND_ROWS = 1024
+"""Rows sent at once; their records are at most half of an intake ring, so that capture works on one half while the other is filled."""
+
+assert 2 * RECORDS_A_ROW_MAX * SEND_ROWS <= INTAKE_CAPACITY, "two sends fit the ring"
+NAP_SECONDS = 0.0005
+"""Between two looks at rings that cannot go on: a tenth of what a full ring takes the system, or less."""
+
 CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
 
 FIELD_WORDS = {
@@ -73,25 +78,6 @@ def refused_outcome(line: int, trade_id: str, error: Refused) -> Outcome:
     return Outcome(line, trade_id, "REFUSED", 0, error.code.name, error.field, str(error.value), error.reason)
 
 
-@njit(cache=True)
-def fill_details(texts, ids, prefix, suffix, lengths):
-    """Write {"order_id":"..."} of each id (uint8[n, 40], zeros behind the text) into texts (uint8[n, 192]); lengths (int64[n])."""
-    for i in range(ids.shape[0]):
-        at = 0
-        for c in prefix:
-            texts[i, at] = c
-            at += 1
-        for j in range(ids.shape[1]):
-            if ids[i, j] == 0:
-                break
-            texts[i, at] = ids[i, j]
-            at += 1
-        for c in suffix:
-            texts[i, at] = c
-            at += 1
-        lengths[i] = at
-
-
 class Waiting(NamedTuple):
     """A row sent one by one."""
 
@@ -114,7 +100,7 @@ class FileBooker:
     def __init__(self, producer: Producer, catalogue: Catalogue, *, accepted: bool, say: Callable[[list[Outcome]], None]) -> None:
         """accepted: whether every accepted row is said too, or only counted."""
         self.producer, self.catalogue, self.accepted, self.say = producer, catalogue, accepted, say
-        self.border = Border(catalogue)
+        self.border, self.translator = Border(catalogue), Translator(catalogue)
         self.counts = {"ACCEPTED": 0, "DUPLICATE": 0, "REFUSED": 0}
         self.lines = np.zeros(WINDOW, np.int64)
         self.ids = np.zeros(WINDOW, "S40")
@@ -125,7 +111,6 @@ class FileBooker:
         self.open = np.zeros(WINDOW, np.bool_)  # plain trades, by ticket, that are not answered
         self.last_answer = time.monotonic()
         self.life, self.named = os.urandom(8).hex(), 0
-        self._translations: dict[tuple[int, Subject], Any] = {}
 
     # rows one by one
 
@@ -178,8 +163,7 @@ class FileBooker:
     def reload(self) -> None:
         """Read reference data again."""
         self.catalogue = read_catalogue(self.producer.host, self.producer.data_dir)
-        self.border = Border(self.catalogue)
-        self._translations.clear()
+        self.border, self.translator = Border(self.catalogue), Translator(self.catalogue)
 
     def _send_rows(self, rows: list[Any], group: Any | None) -> None:
         if group is None:
@@ -207,128 +191,39 @@ class FileBooker:
 
     def columns(self, reader: Any) -> Iterator[int]:
         """Book a ColumnReader's batches; yields bytes read, for a progress bar."""
-        only_orders = not {"note", "counterparty", "venue"} & set(getattr(reader.form, "fields", ()))
         for batch in reader:
-            self._batch(reader, batch, only_orders)
+            self._batch(reader, batch)
             self._take()
             yield reader.bytes_read
 
-    def _ids(self, reader: Any, name: int, subject: Subject) -> Any:
-        """int64[codes]: row ids of the names of a column; 0 is none, -1 is not known."""
-        texts = reader.names(name)
-        known = self._translations.get((name, subject))
-        if known is None or len(known) < len(texts):
-            if subject is Subject.SOURCE:
-                for text in texts:
-                    self._know_source(text)
-            known = np.array([self._id(subject, text) for text in texts], np.int64)
-            self._translations[name, subject] = known
-        return known
-
-    def _id(self, subject: Subject, text: str) -> int:
-        if not text:
-            return 0
-        if subject is Subject.INSTRUMENT:
-            try:
-                return self.catalogue.find_instrument(text) or -1
-            except Refused:
-                return -1
-        return self.catalogue.id_of(subject, text) or -1
-
-    def _batch(self, reader: Any, batch: Any, only_orders: bool) -> None:
+    def _batch(self, reader: Any, batch: Any) -> None:
         """Send one batch: runs of plain rows as arrays, the others by the border, in the order of the file."""
-        from pks.edges.files.scan import Name
-
-        self._know_source(DEFAULT_SOURCE)
-        sources = self._ids(reader, Name.SOURCE, Subject.SOURCE)
-        instruments = self._ids(reader, Name.INSTRUMENT, Subject.INSTRUMENT)
-        scales = [self.catalogue.instrument(row) if row > 0 else None for row in instruments.tolist()]
-        batch.scale(
-            np.array([-1 if one is None else one.price_scale for one in scales], np.int64),
-            np.array([-1 if one is None else one.qty_scale for one in scales], np.int64),
-        )
-        records = np.zeros(batch.count, EVENT)
-        records["kind"], records["group_count"] = Kind.TRADE, 1
-        records["trade_id"], records["leg"], records["side"] = batch.trade_id, batch.leg, batch.side
-        records["qty_raw"], records["price_raw"] = batch.qty_raw, batch.price_raw
-        records["trade_time_ns"] = batch.trade_time_ns
-        bad = batch.slow != 0
-        for name, subject, field in (
-            (Name.BOOK, Subject.BOOK, "book_id"),
-            (Name.INSTRUMENT, Subject.INSTRUMENT, "instrument_id"),
-            (Name.ACCOUNT, Subject.ACCOUNT, "account_id"),
-        ):
-            found = self._ids(reader, name, subject)[batch.codes(name)]
-            bad |= found < 0
-            records[field] = np.maximum(found, 0)
-        source_codes = batch.codes(Name.SOURCE)
-        records["source_id"] = np.where(source_codes > 0, sources[source_codes], self.catalogue.id_of(Subject.SOURCE, DEFAULT_SOURCE))
-        bad |= records["book_id"] == 0
-        policy = np.zeros((len(scales), 4), np.int64)
-        for code, one in enumerate(scales):
-            if one is not None:
-                pnl_id = self.catalogue.id_of(Subject.CURRENCY, one.pnl_currency)
-                policy[code] = one.price_scale, one.qty_scale, one.money_scale, pnl_id
-        own = policy[batch.codes(Name.INSTRUMENT)]
-        records["price_scale"], records["qty_scale"], records["money_scale"] = own[:, 0], own[:, 1], own[:, 2]
-        currency_codes = batch.codes(Name.FEE_CURRENCY)
-        currencies = self._ids(reader, Name.FEE_CURRENCY, Subject.CURRENCY)[currency_codes]
-        bad |= batch.has_fee & (currencies < 0)
-        fee_id = np.where(currency_codes > 0, np.maximum(currencies, 0), own[:, 3])
-        records["fee_raw"] = np.where(batch.has_fee, batch.fee, 0)
-        records["fee_scale"] = np.where(batch.has_fee, batch.fee_digits, 0)
-        records["fee_currency_id"] = np.where(batch.has_fee, fee_id, 0)
-        bad |= batch.has_fee & (batch.fee_digits > 18)
-        flags = np.where(batch.has_fee, int(Flag.HAS_FEE), int(Flag.FEE_UNKNOWN)) | int(Flag.HAS_PRICE)
-        has_date = batch.business_date != NO_DATE
-        records["effective_date"] = np.where(has_date, batch.business_date, 0)
-        records["settle_date"] = np.where(batch.settle_date != NO_DATE, batch.settle_date, 0)
-        records["flags"] = flags | np.where(has_date, int(Flag.HAS_BUSINESS_DATE), 0)
-        detailed = np.array(batch.has_detail, np.bool_)
-        if not only_orders:
-            bad |= detailed
-        else:
-            ids = batch.order_id
-            bad |= detailed & ((np.char.find(ids, b'"') >= 0) | (np.char.find(ids, b"\\") >= 0)) if detailed.any() else False
-        self._runs(batch, records, bad, detailed)
-
-    def _runs(self, batch: Any, records: Any, bad: Any, detailed: Any) -> None:
-        edges = np.flatnonzero(np.diff(bad.astype(np.int8))) + 1
-        for first, last in zip([0, *edges.tolist()], [*edges.tolist(), len(bad)], strict=True):
-            if bad[first]:
+        known = self._translate(reader)
+        batch.scale(known.price_scales, known.qty_scales)
+        mark_rows(batch.arrays, known)
+        marked = batch.slow != 0
+        edges = (np.flatnonzero(marked[1:] != marked[:-1]) + 1).tolist()
+        for first, last in zip([0, *edges], [*edges, batch.count], strict=True):
+            if marked[first]:
                 self.rows(batch.row(i) for i in range(first, last))
                 continue
-            for start in range(first, last, SEND_RECORDS // 2):
-                end = min(last, start + SEND_RECORDS // 2)
-                self._send_plain(records[start:end], detailed[start:end], batch.order_id[start:end], batch.line[start:end])
+            for start in range(first, last, SEND_ROWS):
+                self._send_plain(batch, known, start, min(last, start + SEND_ROWS))
 
-    def _send_plain(self, records: Any, detailed: Any, order_ids: Any, lines: Any) -> None:
-        places = np.arange(len(records))
-        if detailed.any():
-            extra = detailed.astype(np.int64)
-            places = np.cumsum(1 + extra) - 1 - extra
-            group = np.zeros(int((1 + extra).sum()), EVENT)
-            texts = np.zeros((int(extra.sum()), DETAIL_TEXT_BYTES), np.uint8)
-            lengths = np.zeros(len(texts), np.int64)
-            ids = np.ascontiguousarray(order_ids[detailed]).view(np.uint8).reshape(-1, order_ids.dtype.itemsize)
-            fill_details(texts, ids, PREFIX, SUFFIX, lengths)
-            records = records.copy()
-            records["group_count"][detailed] = 2
-            records["flags"][detailed] |= np.uint16(Flag.HAS_DETAIL)
-            records["detail_bytes"][detailed] = lengths
-            group[places] = records
-            behind = places[detailed] + 1
-            details = np.zeros(len(texts), DETAIL)
-            details["kind"], details["group_index"], details["group_count"], details["text"] = Kind.DETAIL, 1, 2, texts
-            group[behind] = details.view(EVENT)
-            sent = group
-        else:
-            sent = np.ascontiguousarray(records)
-        while self.plain_out + len(records) > WINDOW // 2:
+    def _send_plain(self, batch: Any, known: Translations, first: int, last: int) -> None:
+        room = new_room(last - first)
+        count = make_records(batch.arrays, batch.qty_raw, batch.price_raw, known, first, last, room)
+        while self.plain_out + last - first > WINDOW // 2:
             self._take()
             self._breathe()
-        self._send_kept(sent, places, lines, records["trade_id"])
+        self._send_kept(room.events[:count], room.places, batch.line[first:last], batch.trade_id[first:last])
         self._take()
+
+    def _translate(self, reader: Any) -> Translations:
+        """The tables for every name that the reader has met; sources among them that are new become known."""
+        for text in (DEFAULT_SOURCE, *reader.names(Name.SOURCE)[self.translator.sources_count :]):
+            self._know_source(text)
+        return self.translator.tables(reader)
 
     def _send_kept(self, sent: Any, places: Any, lines: Any, ids: Any) -> None:
         """Send plain trades (at `places` among the records `sent`) and remember them until they are answered."""
@@ -350,7 +245,7 @@ class FileBooker:
         self.producer.intake.segment.check_live()
         if time.monotonic() - self.last_answer > seconds and (self.plain_out or self.waiting):
             raise NoAnswer(self.plain_out + len(self.waiting), seconds)
-        time.sleep(0.0003)
+        time.sleep(NAP_SECONDS)
 
     def _take(self) -> int:
         """Match what has come back to its rows; send again what a dead capture took and did not answer."""

@@ -35,8 +35,8 @@ from pks.edges.files.scan import (
 )
 from pks.edges.files.trades import HEAD_BYTES, Row, csv_lines, file_fault, lf_lines, read_header
 
-BATCH_ROWS = 1 << 15
-"""Rows in a batch: 8 MB of columns, enough that the Python around a batch does not count."""
+BATCH_ROWS = 1 << 12
+"""Rows in a batch: enough that the Python around it does not count, read while the system still works on what an intake ring holds."""
 
 _FIELD_CELLS: dict[str, Cell] = {
     **{name: Cell[name.upper()] for name in ("book", "instrument", "account", "source", "fee_currency", "venue")},
@@ -61,12 +61,13 @@ class Columns:
     """A batch of rows. Arrays are cut to `count` and are valid until the reader makes the next batch.
 
     slow: uint8[count], 0 for a row that the columns hold whole; else a scan.Cell, and `row` gives the row. The other arrays are as in
-    scan.Arrays; trade_id and order_id are S40. qty_raw and price_raw: int64[count], set by `scale`.
+    scan.Arrays, which `arrays` has for compiled code; trade_id and order_id are S40. qty_raw and price_raw: int64[count], set by `scale`.
     """
 
     def __init__(self, reader: ColumnReader, arrays: Arrays, count: int, first_row: int, made: dict[int, Row]) -> None:
         self._reader, self._made = reader, made
         self.count, self.first_row = count, first_row
+        self.arrays = Arrays._make(array[:count] for array in arrays)
         self.line, self.slow = arrays.line[:count], arrays.slow[:count]
         self.trade_id = _texts(arrays.trade_id, count)
         self.order_id = _texts(arrays.order_id, count)

@@ -102,7 +102,7 @@ class Arrays(NamedTuple):
     trade_time_ns: npt.NDArray[np.int64]
     business_date: npt.NDArray[np.int32]
     settle_date: npt.NDArray[np.int32]
-    has_detail: npt.NDArray[np.bool_]
+    has_detail: npt.NDArray[np.bool_]  # a counterparty or a note
     names: npt.NDArray[np.int32]  # [rows, 6], codes by Name; 0 is no name
 
 
@@ -500,7 +500,6 @@ def read_cells(
             has_id = True
         elif cell == _CELL_ORDER_ID:
             good = copy_id(data, begin, end, out.order_id, row)
-            out.has_detail[row] = True
         elif cell == _CELL_BUSINESS_DATE:
             good, days = parse_iso_date(data, begin, end)
             out.business_date[row] = days
