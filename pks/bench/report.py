@@ -82,10 +82,14 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a bench is to be run. tiny: only to see that it works, its figures mean nothing. folder: scratch, removed afterwards."""
+    """How a bench is to be run. folder: scratch, removed afterwards.
+
+    tiny: only to see that it works, its figures mean nothing. full: at the promise's own size, where the usual one is smaller.
+    """
 
     folder: Path
     tiny: bool = False
+    full: bool = False
     runs: int | None = None
     peer_venv: Path | None = None
 

@@ -18,22 +18,22 @@ from typing import Any
 import numpy as np
 
 from pks.base.errors import Code, Fatal
-from pks.client.producer import NO_ROOM, NoAnswer, Producer
+from pks.client.producer import NO_ROOM, DoorClosed, NoAnswer, NoFreeIntake, Producer
 from pks.engine.instruments.definitions import AnyDefinition
 from pks.engine.instruments.events import definition_event
 from pks.layouts.event import EVENT
 from pks.segments.errors import SegmentMissing, SegmentNotReady, StaleHost
 from pks.segments.shm import list_segments, retire
 from pks.segments.wait import remove_semaphores
-from pks.topology import Host
 
 START_SECONDS = 600.0
 """The first start of a version compiles every kernel, on a busy machine for minutes."""
 
 STOP_SECONDS = 60.0
+LOOK_SECONDS = 0.002
 ANSWER_SECONDS = 120.0
 SEMAPHORES = 64
-NOT_READY = (SegmentMissing, SegmentNotReady, StaleHost)
+NOT_READY = (SegmentMissing, SegmentNotReady, StaleHost, DoorClosed, NoFreeIntake)
 
 
 class SystemFailed(Fatal):
@@ -49,10 +49,8 @@ class System:
     def __init__(self, folder: Path, wait: str = "auto", **settings: str) -> None:
         self.data_dir, self.instance = folder, f"bench{os.getpid()}"
         self.log = folder.with_suffix(".log")
-        self.command = [
-            sys.executable, "-c", "from pks.cli import main; main()", "run", "--edges", "none", "--wait", wait,
-            "--data-dir", str(folder), "--instance", self.instance,
-        ]  # fmt: skip
+        self.options = ("--data-dir", str(folder), "--instance", self.instance)
+        self.command = [sys.executable, "-c", "from pks.cli import main; main()", "run", "--edges", "none", "--wait", wait, *self.options]
         self.environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self.producer: Producer | None = None
@@ -65,33 +63,67 @@ class System:
         while True:
             if self.process.poll() is not None:
                 raise SystemFailed(f"ended at its start: {self.log.read_text(errors='replace')[-1000:]}")
-            if self._is_ready():
-                self.producer = Producer.open(self.instance, self.data_dir)
-                return time.perf_counter() - start
-            time.sleep(0.002)
+            try:
+                producer = Producer.open(self.instance, self.data_dir)
+                if producer.intake.is_open:
+                    self.producer = producer
+                    return time.perf_counter() - start
+                producer.close()
+            except NOT_READY:
+                pass  # it starts
+            time.sleep(LOOK_SECONDS)
             if time.perf_counter() - start > START_SECONDS:
                 raise SystemFailed("was not ready in time")
 
-    def _is_ready(self) -> bool:
-        """Are the sources' doors open? They are when every worker has caught up."""
-        try:
-            return Host.open(self.instance, self.data_dir).intake(1).is_open
-        except NOT_READY:
-            return False
+    @property
+    def running(self) -> Producer:
+        """The producer on the system, which was started."""
+        assert self.producer is not None, "started"
+        return self.producer
+
+    def pids(self) -> dict[str, int]:
+        """Its processes by name: supervisor, zygote and workers, as their command lines say."""
+        assert self.process is not None, "started"
+        found = {"supervisor": self.process.pid}
+        ending = f" [{self.instance}]"
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    said = (entry / "cmdline").read_bytes().rstrip(b"\0").decode(errors="replace")
+                except (FileNotFoundError, ProcessLookupError):
+                    continue  # it has ended meanwhile
+                if said.startswith("pks ") and said.endswith(ending):
+                    found[said.removeprefix("pks ").removesuffix(ending)] = int(entry.name)
+        return found
+
+    def kill(self) -> None:
+        """kill -9 of the supervisor, with which every worker dies; returns when all are gone. Raises SystemFailed."""
+        assert self.process is not None, "started"
+        pids = self.pids()
+        if self.producer is not None:
+            self.producer.close()
+            self.producer = None
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+        deadline = time.monotonic() + STOP_SECONDS
+        while alive := [name for name, pid in pids.items() if Path(f"/proc/{pid}").exists()]:
+            if time.monotonic() > deadline:
+                raise SystemFailed(f"was killed, and {', '.join(alive)} did not end")
+            time.sleep(0.001)
 
     def define(self, definitions: Iterable[AnyDefinition]) -> None:
         """Book reference data."""
-        assert self.producer is not None, "started"
-        for reply in self.producer.book([definition_event(definition) for definition in definitions], ANSWER_SECONDS):
+        for reply in self.running.book([definition_event(definition) for definition in definitions], ANSWER_SECONDS):
             assert int(reply["code"]) == Code.ACCEPTED, Code(int(reply["code"])).name
 
     def answered(self, count: int, seconds: float = ANSWER_SECONDS) -> Any:
         """REPLY[n >= count]: wait, giving the core away between looks, until so many answers are there. Raises NoAnswer."""
-        assert self.producer is not None, "started"
+        producer = self.running
         parts, have = [], 0
         deadline = time.monotonic() + seconds
         while have < count:
-            replies = self.producer.answers()
+            replies = producer.answers()
             if len(replies):
                 parts.append(replies)
                 have += len(replies)
@@ -102,14 +134,15 @@ class System:
         return np.concatenate(parts)
 
     def send_all(self, records: Any, group: int) -> None:
-        """Send EVENT[n], plain trades, in calls of `group` records, taking answers meanwhile; returns when all are answered: accepted."""
-        assert self.producer is not None and records.dtype == EVENT, "trades for a started system"
+        """Send EVENT[n], plain trades, in calls of `group` records, taking answers meanwhile; returns when all are accepted."""
+        assert records.dtype == EVENT, "trades"
+        producer = self.running
         at, back = 0, 0
         while back < len(records):
             part = records[at : at + group]
-            sent = len(part) and self.producer.send(part) != NO_ROOM
+            sent = len(part) and producer.send(part) != NO_ROOM
             at += len(part) if sent else 0
-            replies = self.producer.answers()
+            replies = producer.answers()
             if len(replies):
                 assert (replies["code"] == Code.ACCEPTED).all(), "every trade is accepted"
                 back += len(replies)

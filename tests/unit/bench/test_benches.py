@@ -25,6 +25,9 @@ PROMISED = {
     "depth": {f"depth_ratio_{method}" for method in ("fifo", "lifo", "average", "hifo", "specific")},
     "replay": {"replay_events_per_s"},
     "correct": {"correction_visible_ms"},
+    "journal": {"reply_over_fdatasync_ms", "journal_jetstream_ratio"},
+    "book": {"book_rows_per_s"},
+    "recover": {"ready_after_kill_s", "worker_pss_mb", "full_book_pss_mb"},
 }
 TOP = {"bench", "machine", "cores", "wait", "runs", "commit", "promises", "results"}
 IN_A_PROMISE = {"promise", "measured", "op", "bound", "ours", "theirs", "peer"}
