@@ -45,9 +45,9 @@ def prints_desk() -> list[AnyDefinition]:
 
 
 def write_prints(path: Path, rows: int, first_id: int = 1, seed: int = 1) -> None:
-    """A CSV of so many prints."""
+    """A CSV of so many prints; those with higher ids than another file's are also later."""
     chance = np.random.default_rng(seed)
-    at_ms, price = FIRST_MS, 141_000.0
+    at_ms, price = FIRST_MS + first_id * GAP_MS_MEAN, 141_000.0
     with path.open("w") as out:
         out.write("ts_ms,agg_trade_id,taker_side,price,qty,cost\n")
         for first in range(0, rows, CHUNK_ROWS):
