@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +125,9 @@ def test_a_user_of_nats_has_its_rights_and_no_more(together: Kept) -> None:
         await client.publish("backoffice.booking.v1.TradeBooked", b"wanted")
         await client.publish("bo.position.updated.v1", b"not its own")
         await client.flush()
+        deadline = time.monotonic() + SECONDS
+        while not said and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
         await client.close()
         return said
 

@@ -112,12 +112,21 @@ def fee_refusal(keys, k, currency_id, hi, lo):
 
 @forced
 def fee_add(keys, k, currency_id, hi, lo):
-    """Add a fee that `fee_refusal` let through."""
+    """Add a fee that `fee_refusal` let through. Cells ascend by currency, so that they lie as in any other fold of the same events."""
     cell = fee_place(keys, k, currency_id)
-    keys[k].fee_currency_id[cell] = currency_id
-    hi, lo, _ = add_128(keys[k].fees_hi[cell], np.int64(keys[k].fees_lo[cell]), hi, lo)
-    keys[k].fees_hi[cell] = hi
-    keys[k].fees_lo[cell] = np.uint64(lo)
+    key = keys[k]
+    while key.fee_currency_id[cell] == 0 and cell > 0 and key.fee_currency_id[cell - 1] > currency_id:
+        key.fee_currency_id[cell], key.fees_hi[cell], key.fees_lo[cell] = (
+            key.fee_currency_id[cell - 1],
+            key.fees_hi[cell - 1],
+            key.fees_lo[cell - 1],
+        )
+        cell -= 1
+        key.fee_currency_id[cell], key.fees_hi[cell], key.fees_lo[cell] = 0, 0, 0
+    key.fee_currency_id[cell] = currency_id
+    hi, lo, _ = add_128(key.fees_hi[cell], np.int64(key.fees_lo[cell]), hi, lo)
+    key.fees_hi[cell] = hi
+    key.fees_lo[cell] = np.uint64(lo)
 
 
 @forced

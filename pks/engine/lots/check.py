@@ -171,7 +171,7 @@ def key_hash(state, k):
     ):
         hi, lo = stir(hi, lo, word)
     fees_hi, fees_lo = np.int64(0), np.int64(0)
-    for cell in range(4):  # in no order: which cell a currency has depends on what came first
+    for cell in range(4):
         if key.fees_hi[cell] != 0 or key.fees_lo[cell] != 0:
             a, b = stir(np.int64(1), np.int64(2), np.int64(key.fee_currency_id[cell]))
             a, b = stir(a, b, key.fees_hi[cell])

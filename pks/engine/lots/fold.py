@@ -490,7 +490,6 @@ def install(state, out, k, scratch, sequence):
         key.fee_currency_id[cell] = new.fee_currency_id[cell]
         key.fees_hi[cell] = new.fees_hi[cell]
         key.fees_lo[cell] = new.fees_lo[cell]
-    sort_fees(keys, k)
     key.method = new.method
     row = np.int64(new.oldest)
     while row >= 0:
@@ -603,24 +602,3 @@ def may_be_refused(state, records, mask, sequences, moves, instrument_id):
     at_price = qty * growth * digits * max(price_max, cash_max, 1.0)
     money = 4.0 * value + 2.0 * clearings * at_price + 2.0 * fee_money
     return qty * growth >= 2.0**62 or (price_max + 1.0) * shrink >= 2.0**62 or money >= 2.0**125 or fee_sum >= 2.0**125
-
-
-@kernel
-def sort_fees(keys, k):
-    """The key's fee cells ascending by currency, so that they lie as they do in any other fold of the same events."""
-    key = keys[k]
-    for upto in range(1, 4):
-        cell = upto
-        while (
-            cell > 0
-            and key.fee_currency_id[cell] != 0
-            and (key.fee_currency_id[cell - 1] == 0 or key.fee_currency_id[cell] < key.fee_currency_id[cell - 1])
-        ):
-            currency_id, hi, lo = key.fee_currency_id[cell], key.fees_hi[cell], key.fees_lo[cell]
-            key.fee_currency_id[cell], key.fees_hi[cell], key.fees_lo[cell] = (
-                key.fee_currency_id[cell - 1],
-                key.fees_hi[cell - 1],
-                key.fees_lo[cell - 1],
-            )
-            key.fee_currency_id[cell - 1], key.fees_hi[cell - 1], key.fees_lo[cell - 1] = currency_id, hi, lo
-            cell -= 1
