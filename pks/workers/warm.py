@@ -16,6 +16,7 @@ from pks.base.clock import NS_PER_DAY
 from pks.base.errors import Code
 from pks.base.host import Wait
 from pks.base.kernels import monotonic_ns
+from pks.engine.booking.admit import GIVEN
 from pks.engine.booking.keys import inline_id
 from pks.engine.instruments.definitions import AnyDefinition, Book, Currency, Entity, Instrument, Source
 from pks.engine.instruments.events import definition_event
@@ -93,14 +94,16 @@ class SmallCore:
         for definition in _definitions():
             self.book(definition_event(definition))
 
-    def book(self, group: Any) -> int:
-        """Admit, place and apply a group; its first sequence, 0 when refused."""
+    def book(self, group: Any, *, ends: bool = True) -> int:
+        """Admit, place and apply a group, which `ends` a batch; its first sequence, 0 when refused."""
         outcome = self.booking.admit(group, NOW_NS)
         if outcome.records is None:
             return 0
         first = self.booking.sequence + 1
         placed = self.booking.place(outcome.records, NOW_NS, 0)
         self.records[first : first + len(placed)] = placed
+        if not ends:
+            self.records[self.booking.sequence]["flags"] &= np.uint16(0xFFFF ^ Flag.END_OF_BATCH)
         self.live.apply(self.records, CAPACITY - 1, first, self.booking.sequence)
         return first
 
@@ -143,6 +146,15 @@ def _book_everything(core: SmallCore) -> None:
     core.correct(Kind.FEE, traded, flags=Flag.HAS_FEE, **{**fee, "fee_currency_id": 1})
     core.correct(Kind.AMEND, traded, price_raw=9_900, subject=4, flags=Flag.HAS_PRICE)
     core.book(core.event(Kind.TRADE, side=Side.SELL, qty_raw=900_000))  # a flip
+    for book in range(1, len(Method) + 1):
+        for ends in (False, True):  # two that are late, in one batch
+            core.book(core.event(Kind.TRADE, book, trade_time_ns=(DAY - 1) * NS_PER_DAY), ends=ends)
+    core.book(core.event(Kind.TRADE, 3, qty_raw=5000))
+    closing = core.event(Kind.TRADE, 3, side=Side.SELL, qty_raw=50)
+    core.book(closing)
+    for days in (3, -3):  # it has another place, with other matches; then none
+        core.correct(Kind.AMEND, closing, trade_time_ns=(DAY + days) * NS_PER_DAY, subject=GIVEN["trade_time_ns"])
+    core.correct(Kind.CANCEL, closing)
     moved = core.event(Kind.TRANSFER, to_book_id=3, side=0, qty_raw=100)
     core.book(moved)
     core.correct(Kind.FEE, moved, flags=Flag.HAS_FEE, **fee)
@@ -214,8 +226,8 @@ def warm_booking() -> None:
         booking = core.booking
         _turn_capture(booking, core.event(Kind.TRADE))
         fresh = Booking(lambda sequence: core.records[sequence], DayFiles(Path(folder) / "other"), keys=64)
-        fresh.learn(core.journal, -1, 1, booking.sequence)
-        fresh.learn(core.records, CAPACITY - 1, booking.sequence + 1, booking.sequence)
+        fresh.learn(core.journal, -1, 1, booking.sequence - 1)
+        fresh.learn(core.records, CAPACITY - 1, booking.sequence, booking.sequence)
         fresh.evict([DAY])
         assert fresh.sequence == booking.sequence, "the fold reaches the end"
 
