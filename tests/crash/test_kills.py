@@ -79,5 +79,6 @@ def test_twenty_kills(system: System, seed: int, capsys: pytest.CaptureFixture[s
 def test_many_kills(system: System, run: int, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     """216 kills in twelve days: a day of its own for each, since the model is slow with long ones."""
     said = kill_through_a_day(system, seed, 18)
+    assert system.late_kernels() == [], "the zygote has called every kernel, whatever a day brings"
     with capsys.disabled():
         print(f"\n18 kills, {system.shards} shards: {said}")
