@@ -136,7 +136,7 @@ class Waiter:
     def wait(self, timeout_ns: int = PARK_NS_MAX) -> bool:
         """Wait until one of the rings has something behind its reader's cursor; False when nothing came.
 
-        Returns within about `timeout_ns`; a compiled spin inside it lasts less than 10 ms, so that signals are seen.
+        Returns within about `timeout_ns`, earlier after a post; a compiled spin inside it lasts less than 10 ms, so that signals are seen.
         """
         for number, reader in enumerate(self.readers):
             self._cursors[number] = reader.cursor
@@ -158,30 +158,24 @@ class Waiter:
         return True
 
     def _park(self, timeout_ns: int) -> bool:
-        deadline_ns = time.monotonic_ns() + timeout_ns
-        while True:
-            left_ns = deadline_ns - time.monotonic_ns()
-            ended = left_ns <= 0 or not self._sleep(left_ns)
-            if any_ahead(self._heads, self._cursors):
-                return True
-            if ended:
-                return False
+        """Sleep once. A post without a record behind it ends the wait too: it may be a bell, for something that is no ring's head."""
+        self._sleep(timeout_ns)
+        return bool(any_ahead(self._heads, self._cursors))
 
-    def _sleep(self, timeout_ns: int) -> bool:
-        """Take tickets, look once more, sleep. True after a post, perhaps one left from an earlier ticket; False when cut short."""
+    def _sleep(self, timeout_ns: int) -> None:
+        """Take tickets, look once more, sleep until a post, perhaps one left from an earlier ticket, a signal, or the time-out."""
         assert self._semaphore is not None, "a parking waiter has its semaphore"
         for control, place in self._seats:
             take_ticket(control, place)
         try:
             if look_again(self._heads, self._cursors):
-                return True
+                return
             self.sleeps_count += 1
             self._semaphore.acquire(timeout_ns / 1e9)
-            return True
         except posix_ipc.BusyError:
-            return False  # the whole time-out
+            return  # the whole time-out
         except posix_ipc.SignalError:
-            return False  # its handler has run; the caller's loop looks at its stop word
+            return  # its handler has run; the caller's loop looks at its stop word
         finally:
             for control, place in self._seats:
                 drop_ticket(control, place)

@@ -47,6 +47,15 @@ def test_work_is_seen_and_nothing_times_out(semaphores, wait) -> None:
     waiter.close()
 
 
+def test_a_bell_ends_a_parked_wait(semaphores) -> None:
+    waiter = Waiter([RingReader(make_ring(), "a")], Wait.PARK, semaphore_name(0, semaphores))
+    post_all(1, semaphores)
+    started = time.monotonic()
+    assert not waiter.wait(60_000_000_000)
+    assert time.monotonic() - started < 30, "it did not wait for the time-out"
+    waiter.close()
+
+
 def test_a_compiled_poll_is_short() -> None:
     ring = make_ring()
     heads, cursors = np.array([ring.control.ctypes.data]), np.array([-1])
