@@ -24,7 +24,7 @@ from pks.base.errors import Code, Refused
 from pks.base.limits import DEDUP_DATES_IN_MEMORY
 from pks.base.zones import zone_tables
 from pks.engine.booking.admit import Admission, Admitted, Versions, refused
-from pks.engine.booking.dedup import SEQUENCE, TAIL, by_key, dedup_add, filled, found_in_rows, rows_of_dates, without_dates
+from pks.engine.booking.dedup import ENTRY_WORDS, SEQUENCE, TAIL, by_key, dedup_add, filled, found_in_rows, rows_of_dates, without_dates
 from pks.engine.booking.keys import NO_LOT
 from pks.engine.booking.links import chain_swap, link
 from pks.engine.booking.tables import CHAINS_COUNT, IN_MEMORY, KEYS_COUNT, PARTLY_IN_FILE, Tables, new_tables
@@ -40,6 +40,9 @@ from pks.segments.journal_file import FULL_ERRNOS
 KEYED = (Kind.TRADE, Kind.OPENING, Kind.ALLOCATION, Kind.TRANSFER, Kind.ACTION, Kind.FIXING)
 PLAIN_KINDS = (int(Kind.TICK), int(Kind.EPOCH), int(Kind.DETAIL))
 TRADE = int(Kind.TRADE)
+KEYS_AT_FIRST = 1 << 16
+"""Keys for which there is room before the first one comes: 4 MB; a table that is longer than its day needs costs memory and misses."""
+
 SPECIAL_FLAGS = int(Flag.BLOCK | Flag.GROUP_LEG)
 
 
@@ -140,11 +143,12 @@ class Booking:
         durable: Callable[[], int] = lambda: 2**62,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """keys: idempotency keys to hold in memory. durable: the last event on disk; younger keys do not leave memory.
+        """keys: idempotency keys to hold in memory, at most. durable: the last event on disk; younger keys do not leave memory.
 
         beat: called between the parts of what takes long, such as writing the files of many dates.
         """
-        self.tables: Tables = new_tables(keys)
+        self.tables: Tables = new_tables(min(keys, KEYS_AT_FIRST))
+        self.slots_max = max(len(self.tables.dedup), 2 * keys)
         self.catalogue = Catalogue()
         self.versions = Versions()
         self.files, self.durable, self.beat = files, durable, beat
@@ -175,9 +179,7 @@ class Booking:
             self.take_definition(*learn_definition(self.catalogue, group))
             return n + len(group)
         if self.make_room(int(e["effective_date"])) is not Room.MADE:
-            self._replace(
-                dedup=filled(np.zeros((2 * len(self.tables.dedup), 4), np.int64), self.tables.dedup[self.tables.dedup[:, SEQUENCE] != 0])
-            )
+            self._lengthen()
         link_group(self.tables, np.array([e], EVENT))
         if kind in KEYED and not (kind == Kind.TRADE and e["original"]):
             self._add_key(e)
@@ -247,14 +249,24 @@ class Booking:
         return Room.MADE if gone else room
 
     def make_room(self, date: int) -> Room:
-        """Called when a table may be half full: move the oldest dates out, but `date`."""
+        """Called when a table may be half full: make it longer, or when it has its full length move the oldest dates out, but `date`."""
         self._room()
         while 2 * (self.tables.counts[KEYS_COUNT] + 1) > len(self.tables.dedup):
+            if len(self.tables.dedup) < self.slots_max:
+                self._lengthen()
+                continue
             others = [held for held in np.flatnonzero(self.tables.dates).tolist() if held != date]
             room = self.evict(others[: max(1, len(others) // 2)]) if others else Room.NONE
             if room is not Room.MADE:
                 return room
         return Room.MADE
+
+    def _lengthen(self) -> None:
+        """Twice as many slots for keys."""
+        self.beat()
+        held = self.tables.dedup[self.tables.dedup[:, SEQUENCE] != 0]
+        self._replace(dedup=filled(np.zeros((2 * len(self.tables.dedup), ENTRY_WORDS), np.int64), held))
+        self.beat()
 
     def _room(self) -> None:
         if 2 * (self.tables.counts[CHAINS_COUNT] + 2) > len(self.tables.chains):

@@ -10,6 +10,7 @@ import pytest
 
 from pks.engine.booking.dedup import KEY_HI, KEY_LO, SEQUENCE, TAIL, dedup_add, dedup_find
 from pks.engine.booking.tables import IN_MEMORY, KEYS_COUNT
+from pks.workers import booking as booking_module
 from pks.workers.booking import Booking, DayFiles, Room
 
 FIRST_DATE, DATES, KEYS_A_DATE = 20_000, 7, 11
@@ -74,3 +75,20 @@ def test_a_date_with_an_event_that_is_not_durable_stays(tmp_path: Path) -> None:
     assert booking.evict([FIRST_DATE, FIRST_DATE + 1]) is Room.LATER
     assert not booking.files.dates()
     assert all(dedup_find(booking.tables.dedup, hi, lo, 5) == sequence for _, hi, lo, sequence in keys)
+
+
+def test_the_table_grows_to_what_was_allowed_and_only_then_do_dates_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(booking_module, "KEYS_AT_FIRST", 16)
+    booking = Booking(lambda sequence: None, DayFiles(tmp_path), keys=64)
+    lengths = set()
+    for sequence in range(1, 66):
+        assert booking.make_room(FIRST_DATE + sequence % 3) is Room.MADE
+        lengths.add(len(booking.tables.dedup))
+        assert bool(booking.files.dates()) == (sequence == 65), "64 keys have room in memory, the next one's date makes others leave"
+        dedup_add(booking.tables.dedup, sequence, 7 * sequence, 5, FIRST_DATE + sequence % 3, sequence)
+        booking.tables.counts[KEYS_COUNT] += 1
+        booking.tables.dates[FIRST_DATE + sequence % 3] = IN_MEMORY
+    assert lengths == {32, 64, 128}
+    for sequence in range(1, 66):
+        in_files = [found for found, _ in booking.files.find(sequence, 7 * sequence, booking.files.dates())]
+        assert [int(dedup_find(booking.tables.dedup, sequence, 7 * sequence, 5)), *in_files].count(sequence) == 1
