@@ -16,6 +16,7 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn, cast
+from zlib import crc32
 
 import setproctitle
 
@@ -24,6 +25,9 @@ from pks.workers.points import kill_here, no_points
 from pks.workers.runtime import EXIT_CRASHED, Launch, WorkerModule, die_with, run_worker
 
 MESSAGE_BYTES_MAX = 4096
+COMPILED = "compiled"
+"""File in the kernel cache's folder, with a hash of the workers' modules: a zygote has called all their kernels, so they are there."""
+
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -68,10 +72,13 @@ def _warm(channel: socket.socket, launch: Launch) -> bool:
         points = no_points()
         kill_here(points.words, points.row(""))
         names = sorted({plan.make.partition(":")[0] for plan in launch.plans})
-        _compile_apart(names)
+        compiled = Path(os.environ["NUMBA_CACHE_DIR"], f"{COMPILED}-{crc32(' '.join(names).encode()):08x}")
+        if not compiled.exists():
+            _compile_apart(names)
         for name in names:
             cast(WorkerModule, import_module(name)).warm()
         check_single_threaded()
+        compiled.touch()
     except Exception as error:  # told to the supervisor, who decides; this process has nothing to go on with
         channel.send(f"failed {type(error).__name__}: {error}".encode()[:MESSAGE_BYTES_MAX])
         return False
@@ -82,10 +89,9 @@ def _warm(channel: socket.socket, launch: Launch) -> bool:
 
 
 def _compile_apart(names: list[str]) -> None:
-    """With an empty kernel cache: a child a module compiles into it, so that all cores work; what fails there fails again here."""
-    cache = Path(os.environ.get("NUMBA_CACHE_DIR", ""))
-    if not cache.name or next(cache.rglob("*.nbi"), None) is not None:
-        return
+    """A child a module compiles into the kernel cache, so that all cores work, and so that this process, which every worker begins as,
+    does not keep what compiling takes: a gigabyte. What fails there fails again here.
+    """
     parent, children = os.getpid(), []
     for name in names:
         pid = os.fork()
