@@ -89,11 +89,14 @@ def _warm(channel: socket.socket, launch: Launch) -> bool:
 
 
 def _compile_apart(names: list[str]) -> None:
-    """A child a module compiles into the kernel cache, so that all cores work, and so that this process, which every worker begins as,
-    does not keep what compiling takes: a gigabyte. What fails there fails again here.
+    """A child a module compiles into the kernel cache, as many at a time as there are cores, so that this process, which every worker
+    begins as, does not keep what compiling takes: a gigabyte. What fails there fails again here.
     """
-    parent, children = os.getpid(), []
+    parent, running = os.getpid(), 0
     for name in names:
+        if running == len(os.sched_getaffinity(0)):
+            os.wait()
+            running -= 1
         pid = os.fork()
         if pid == 0:
             code = EXIT_CRASHED
@@ -103,9 +106,9 @@ def _compile_apart(names: list[str]) -> None:
                 code = 0
             finally:
                 os._exit(code)
-        children.append(pid)
-    for pid in children:
-        os.waitpid(pid, 0)
+        running += 1
+    for _ in range(running):
+        os.wait()
 
 
 def _serve(channel: socket.socket, launch: Launch) -> None:
