@@ -108,7 +108,10 @@ class Watched(Protocol):
 
     ring: Ring
     place: int | None
-    cursor: int
+
+    @property
+    def cursor(self) -> int:
+        """A record behind it ends the wait."""
 
 
 class Waiter:

@@ -70,6 +70,21 @@ class IntakeReader(RingReader):
         self._row[loop.CURSOR] = cursor
 
 
+class IntakeWatch:
+    """What capture waits for at a source: what it has not read, and while it is owed all that it may be owed, only what comes from now on.
+
+    So a source that takes no answers keeps nobody awake. Implements wait.Watched.
+    """
+
+    def __init__(self, reader: IntakeReader, row: Any) -> None:
+        self.ring, self.place, self._reader, self._row = reader.ring, reader.place, reader, row
+
+    @property
+    def cursor(self) -> int:
+        """Behind what a wait looks."""
+        return self.ring.head if self._row[loop.OWED_COUNT] >= loop.OWED_MAX else self._reader.cursor
+
+
 class Source:
     """One intake ring as capture sees it: a row of the loop's area."""
 
@@ -78,6 +93,7 @@ class Source:
         loop.set_source(area, number, intake.number, requests, replies, requests.cursor("capture"))
         self.intake, self.number = intake, number
         self.reader = IntakeReader(requests, area.sources[number])
+        self.watch = IntakeWatch(self.reader, area.sources[number])
         self.waker = Waker(replies, instance)
         self.waker.posted = area.reply_posted[number]
         self._row, self._owed = area.sources[number], area.owed[number]
@@ -158,7 +174,7 @@ class Capture:
         self.clock = StrictlyRecorded(context.clock, self.booking.recorded_ns)
         if self.booking.sequence == self.ring.start:
             self._start_epoch()
-        self.waiter = context.waiter([source.reader for source in self.sources])
+        self.waiter = context.waiter([source.watch for source in self.sources])
         self.turn_ns = loop.TURN_NS if context.wait is Wait.SPIN else 0
         context.ready()
 
@@ -424,7 +440,7 @@ class Capture:
         now = self.context.clock.monotonic_ns()
         for _ in range(len(self.parked)):
             waiting = self.parked.popleft()
-            outcome = self.booking.admit(waiting.group.copy(), self.context.clock.wall_ns())
+            outcome = self._admit(self.sources[waiting.source], waiting.group.copy(), self.context.clock.wall_ns())
             known = outcome.code != Code.UNKNOWN_TRADE and not outcome.later
             late = now >= waiting.deadline_ns
             if not (known or late) or not self._settle(self.sources[waiting.source], outcome, waiting.ticket):

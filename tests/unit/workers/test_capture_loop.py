@@ -18,6 +18,7 @@ from pks.layouts.match import VERDICT
 from pks.segments.journal_records import record_checksum
 from pks.segments.ring import HEAD, Place, Ring, RingReader, RingWriter, ring_bytes, ring_gate
 from pks.workers import capture_loop as loop
+from pks.workers.capture import IntakeReader, IntakeWatch
 from pks.workers.points import no_points
 from pks.workers.warm import NOW_NS, SmallCore
 
@@ -205,3 +206,18 @@ def test_garbage_cursors_of_a_source_are_given_up(desk: Desk, head: int) -> None
     assert desk.run() == loop.GIVE_UP
     assert desk.state[loop.NUMBER] == 1
     assert desk.events.head == desk.first + 1, "the source before it was served"
+
+
+def test_a_source_that_takes_no_answers_is_not_read_and_keeps_nobody_awake(desk: Desk) -> None:
+    row = desk.area.sources[0]
+    watch = IntakeWatch(IntakeReader(desk.requests[0], row), row)
+    desk.send(desk.trade())
+    assert (watch.cursor, desk.requests[0].head) == (-1, 0), "a wait would end at once"
+    row[loop.OWED_COUNT] = loop.OWED_MAX
+    desk.area.owed[0]["sequence"] = 1 << 40  # not due
+    assert desk.run() == DONE
+    assert desk.requests[0].cursor("capture") == -1
+    assert watch.cursor == desk.requests[0].head == 0
+    row[loop.OWED_COUNT] = 0
+    assert desk.run() == DONE
+    assert desk.requests[0].cursor("capture") == watch.cursor == 0
