@@ -250,6 +250,16 @@ def slot_append(slots, indexes, counts, range_index, key, source):
 
 
 @njit(cache=True)
+def slot_put(slots, indexes, counts, range_index, key, source):
+    """Write source (int64[words]) to the slot of `key` in the range, made if there is none. Its row, or FULL. For the range's writer."""
+    row = slot_find(indexes[range_index], key)
+    if row == ABSENT:
+        return slot_append(slots, indexes, counts, range_index, key, source)
+    slot_write(slots, row, source)
+    return row
+
+
+@njit(cache=True)
 def range_recover(slots, indexes, counts, range_index):
     """Set the range's count from its index: a writer may have died between the two. Returns the count."""
     per_range = slots.shape[0] // indexes.shape[0]

@@ -28,7 +28,7 @@ from pks.segments.atomics import copy_words, pause, prefetch, prefetch_write
 from pks.segments.counters import counter_add, gauge_set
 from pks.segments.ring import Ring, ring_cursor, ring_free, ring_gate, ring_head, ring_publish, ring_wake
 from pks.segments.slots import FULL as TABLE_HAS_NO_ROW
-from pks.segments.slots import VERSION_WORDS, SlotTable, pack_key, slot_append, slot_current, slot_find, slot_write
+from pks.segments.slots import VERSION_WORDS, SlotTable, pack_key, slot_current, slot_put, slot_write
 from pks.segments.wait import Waker
 from pks.workers.points import KillPoints, kill_here
 
@@ -242,14 +242,9 @@ def write_positions(keys, key_words, rows, count, slots, indexes, counts, shard,
         k = rows[i]
         source = key_words[k]
         if keys[k].slot < 0:
-            key = pack_key(keys[k].book_id, keys[k].instrument_id)
-            row = slot_find(indexes[shard], key)
-            if row < 0:
-                row = slot_append(slots, indexes, counts, shard, key, source)
-                if row == TABLE_HAS_NO_ROW:
-                    return TABLE_HAS_NO_ROW
-            else:
-                slot_write(slots, row, source)
+            row = slot_put(slots, indexes, counts, shard, pack_key(keys[k].book_id, keys[k].instrument_id), source)
+            if row == TABLE_HAS_NO_ROW:
+                return TABLE_HAS_NO_ROW
             keys[k].slot = row
         else:
             die_between_copies(slots, np.int64(keys[k].slot), source, points, point)
@@ -277,14 +272,9 @@ def write_accounts(keys, accounts, pairs, count, slots, indexes, counts, shard, 
         slot.account_id, slot.qty_scale = accounts[account].account_id, keys[k].qty_scale
         slot.qty_raw, slot.last_sequence = accounts[account].qty_raw, accounts[account].last_sequence
         if accounts[account].slot < 0:
-            key = pack_key(keys[k].slot, accounts[account].account_id)
-            at = slot_find(indexes[shard], key)
-            if at < 0:
-                at = slot_append(slots, indexes, counts, shard, key, row_words)
-                if at == TABLE_HAS_NO_ROW:
-                    return TABLE_HAS_NO_ROW
-            else:
-                slot_write(slots, at, row_words)
+            at = slot_put(slots, indexes, counts, shard, pack_key(keys[k].slot, accounts[account].account_id), row_words)
+            if at == TABLE_HAS_NO_ROW:
+                return TABLE_HAS_NO_ROW
             accounts[account].slot = at
         else:
             slot_write(slots, np.int64(accounts[account].slot), row_words)
