@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from zlib import crc32
 
@@ -57,6 +58,27 @@ def seed(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def mount_small(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """mount_small("64k") is an empty file system of that size, mount_small("16m", folder) one at that folder; it may skip the test."""
+    mounted: list[Path] = []
+
+    def mount(size: str, place: Path | None = None) -> Path:
+        place = place or tmp_path / "small"
+        place.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a small file system")
+        said = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "pks-test", str(place)], capture_output=True, text=True)
+        if said.returncode != 0:
+            pytest.skip(f"a small file system cannot be mounted here: {said.stderr.strip()}")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def wait_until(condition: Callable[[], object], deadline: float, what: str = "") -> None:

@@ -10,8 +10,7 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -161,22 +160,9 @@ def test_a_disk_that_is_full_for_the_journal(system: System, desk: Desk) -> None
     assert system.children()["journal"] == journal, "the same process went on"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MB, where this user may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "pks-test", str(place)], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def test_a_small_disk_without_room_for_anybody(small_disk: Path, seed: int) -> None:
+def test_a_small_disk_without_room_for_anybody(mount_small: Callable[..., Path], seed: int) -> None:
     """Journal, streams, checkpoints, keys and logs lie on it: nobody dies, and what waited is booked when there is room."""
+    small_disk = mount_small("16m")
     with running(small_disk, "full") as system:
         system.output_file = small_disk.parent / "output"
         system.start()

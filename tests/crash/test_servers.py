@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -230,22 +230,16 @@ def test_a_cluster_of_another_postgres_is_refused_and_left_as_it_is(alone: Kept)
 
 
 @needs("postgres")
-def test_a_full_disk_is_said_and_the_start_goes_on_when_there_is_room(alone: Kept) -> None:
+def test_a_full_disk_is_said_and_the_start_goes_on_when_there_is_room(alone: Kept, mount_small: Callable[..., Path]) -> None:
     folder = alone.folder("postgres")
-    folder.mkdir(parents=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "pks-test", str(folder)], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"a small disk cannot be made here: {mounted.stderr.strip()}")
-    try:
-        alone.start(only="postgres")
-        wait_until(lambda: "No space left on device" in (alone.facts("postgres").get("last_error") or ""), SECONDS, "it is said")
-        assert not (folder / "data").exists(), "no half of a cluster"
-        subprocess.run(["mount", "-o", "remount,size=512m", str(folder)], check=True)
-        alone.wait("postgres")
-        write(alone.data_dir, "postgres", "there is room")
-        assert alone.stop() == 0
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+    mount_small("16m", folder)
+    alone.start(only="postgres")
+    wait_until(lambda: "No space left on device" in (alone.facts("postgres").get("last_error") or ""), SECONDS, "it is said")
+    assert not (folder / "data").exists(), "no half of a cluster"
+    subprocess.run(["mount", "-o", "remount,size=512m", str(folder)], check=True)
+    alone.wait("postgres")
+    write(alone.data_dir, "postgres", "there is room")
+    assert alone.stop() == 0
 
 
 @needs("postgres")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,21 +98,8 @@ def test_next_file_beyond_the_size_limit(tmp_path: Path) -> None:
     assert recover(directory).last == 40
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, where this user may mount one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "pks-test", str(place)], capture_output=True, text=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_small_file_system_fills_up_and_gets_room_again(small_disk: Path) -> None:
+def test_small_file_system_fills_up_and_gets_room_again(mount_small: Callable[..., Path]) -> None:
+    small_disk = mount_small("64k")
     directory = small_disk / "journal"
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(30_000))

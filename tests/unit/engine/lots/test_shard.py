@@ -285,3 +285,22 @@ def test_fees_that_cancel_out_keep_their_currency(tmp_path: Path) -> None:
     for event in small.core.dump():
         model.apply(event)
     assert list(model.refused.values()) == ["FEE_CURRENCY_LIMIT"] * 2
+
+
+def test_a_key_that_changes_again_behind_a_wait_is_shown_again(tmp_path: Path) -> None:
+    """The receiver's shard hands its results on before it waits for the giver; what comes then is a change of the same run."""
+    small = Small(tmp_path)
+    for n in range(8):
+        small.core.define(_book(f"R{n}"))
+    first = small.core.sequence
+    small.buy("10", "10")
+    for n in range(8):
+        small.buy("3", "10", book=f"R{n}")
+        assert small.transfer("1", to_book=f"R{n}") == Code.ACCEPTED
+    fold = Fold(small.core.records, 2)
+    apart = [position.shard.owns(1) for position in fold.positions]
+    assert sorted(apart) == [False, True]
+    assert any(position.shard.owns(book) and not position.shard.owns(1) for position in fold.positions for book in range(3, 11))
+    fold.apply(1, first)
+    fold.apply(first + 1, small.core.sequence)
+    assert fold.unshown() == []
