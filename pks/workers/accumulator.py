@@ -148,7 +148,8 @@ class Accumulator:
         shard.ready, shard.wait_for_set, shard.beat = self._ready_to_derive, self._wait_for_set, context.beat
         self.learn_reference, shard.refdata = shard.refdata, self._reference
         start = 0
-        checkpoint = latest_checkpoint(context.paths.checkpoints, target)
+        said = min(self.reader.cursor, target)  # what follows may not have been said: a checkpoint that knows more would leave it out
+        checkpoint = latest_checkpoint(context.paths.checkpoints, said)
         if checkpoint is not None:
             load_positions(self.positions, checkpoint)
             start = checkpoint.sequence

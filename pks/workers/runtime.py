@@ -198,6 +198,10 @@ class Context:
         slot_read(table.slots, self.number, row.view(np.int64), TRIES_MAX)
         return int(row[0]["state"]) == WorkerState.STOPPING
 
+    def is_system_ready(self) -> bool:
+        """True when every worker of this start has caught up, and no stop has begun."""
+        return int(read_word(self._system.cells, self._system.place)) == SystemState.READY
+
     def is_system_stopping(self) -> bool:
         """True from the beginning of an orderly stop, before it is this worker's turn."""
         return int(read_word(self._system.cells, self._system.place)) == SystemState.STOPPING

@@ -162,7 +162,12 @@ class Shadow:
         self.context.nap(IDLE_NS)
 
     def housekeeping(self) -> None:
-        """A checkpoint after enough events, or when it has been quiet for a while."""
+        """A checkpoint after enough events, or when it has been quiet for a while.
+
+        None while the system starts: capture takes verdicts from its checkpoint on, accumulators say them from theirs on, and both are one.
+        """
+        if not self.context.is_system_ready():
+            return
         events = self.sequence - self.saved
         quiet = self.context.clock.monotonic_ns() - self.saved_ns > CHECKPOINT_IDLE_NS
         if events >= self.context.config.checkpoint_events or (events > 1 and quiet):

@@ -29,8 +29,10 @@ from pks.segments.journal_file import file_path, record_offset
 from pks.segments.journal_recovery import verify
 from pks.segments.journal_view import JournalView
 from pks.topology import Host
+from pks.workers.checkpoint import checkpoints
+from pks.workers.points import VARIABLE, points_hit
 from tests.conftest import wait_until
-from tests.crash.system import SECONDS, Feeder, System, Watcher, a_system, quiesce, running
+from tests.crash.system import SECONDS, Feeder, System, Watcher, a_system, judge, quiesce, running
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -77,7 +79,7 @@ class Desk(Feeder):
         )
         self.number = 0
 
-    def trade(self, *, day: int | None = None, trade_id: str = "", note: str = "", book: str = "A") -> Any:
+    def trade(self, *, day: int | None = None, trade_id: str = "", note: str = "", book: str = "A", side: str = "BUY") -> Any:
         """EVENT[n]: the group of one trade, with an id that was not used before unless one is given; a date has five hundred."""
         self.number += 1
         day = self.number // 500 if day is None else day
@@ -88,7 +90,7 @@ class Desk(Feeder):
             book=book,
             instrument="EQ",
             account="acc",
-            side="BUY",
+            side=side,
             quantity="1",
             price="10.25",
             note=note,
@@ -361,6 +363,33 @@ def test_keys_leave_memory_and_still_are_known(system: System, desk: Desk) -> No
     desk.book(ours)
     desk.settle()
     assert {int(sending.answers[-1]["sequence"]) for sending in desk.sendings[-2:]} == {int(first["sequence"])}
+
+
+def test_a_checkpoint_that_knows_more_than_a_dead_accumulator_has_said(tmp_path: Path, seed: int) -> None:
+    """It dies over a batch that the shadow has saved meanwhile; its next life says all the same what the batch gave."""
+    switch = "accumulator-0:before_matches:1"
+    with running(tmp_path, "ahead") as system:
+        system.start(**{VARIABLE: switch})
+        desk = Desk(system, seed)
+        desk.works()
+        accumulator, place = system.children()["accumulator-0"], "accumulator-0"
+        said = Host.open(system.instance).events.cursor(place)
+        os.kill(accumulator, signal.SIGSTOP)
+        for number in range(1100):
+            desk.offer(desk.trade(side="BUY" if number % 2 else "SELL"))
+
+        def is_ahead() -> bool:
+            desk.pump()
+            return any(int(path.stem) > said for path in checkpoints(system.paths.checkpoints))
+
+        wait_until(is_ahead, SECONDS, "a checkpoint beyond what was said")
+        assert Host.open(system.instance).events.cursor(place) == said
+        os.kill(accumulator, signal.SIGCONT)
+        desk.settle()
+        assert points_hit(system.paths.run, switch) == {"accumulator-0:before_matches": 1}
+        assert judge(system, desk)["matches"] == 550
+        desk.close()
+        assert system.stop() == 0
 
 
 def refused_start(folder: Path, name: str = "fault") -> str:
