@@ -46,7 +46,9 @@ from pks.segments.journal_recovery import recover
 from pks.segments.shm import SHM_DIRECTORY
 from pks.segments.slots import TRIES_MAX, slot_read
 from pks.segments.wait import semaphore_name
+from pks.servers.endpoints import mode_of
 from pks.servers.keeper import Keeper
+from pks.servers.server import NAMES
 from pks.topology import (
     SYSTEM_MOVES,
     SYSTEM_STATE_CELL,
@@ -193,7 +195,8 @@ class Supervisor:
     ) -> None:
         """plans: other workers than topology's. starts: finds where rings begin. echo: gets each line of the log. notes: to log."""
         self.config, self.paths = config, Paths(Path(config.data_dir))
-        self._plans = tuple(workers_of(config.shards, bool(config.desk)) if plans is None else plans)
+        edges = [name for name in NAMES if mode_of(config, name) != "none"]
+        self._plans = tuple(workers_of(config.shards, bool(config.desk), edges) if plans is None else plans)
         self._starts, self._echo, self._notes = starts, echo, tuple(notes)
         self._lives = [_Life(plan, number) for number, plan in enumerate(self._plans)]
         self._state = SystemState.STARTING

@@ -237,8 +237,14 @@ class WorkerPlan:
     silent_seconds: float = 5.0  # without a heartbeat for so long, it is killed
 
 
-def workers_of(shards: int, loads_desk: bool = False) -> tuple[WorkerPlan, ...]:
-    """The workers of a system of `shards`, by number, which is also the order of cores for hot ones; a loader where there is a desk."""
+EDGE_WORKERS: dict[str, str] = {}
+"""Edge -> the worker that carries to its server. Redis has none: it holds what its users put there."""
+
+
+def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ()) -> tuple[WorkerPlan, ...]:
+    """The workers of a system of `shards`, by number, which is also the order of cores for hot ones; a loader where there is a desk, and
+    a worker for each of `edges` that has one.
+    """
     loader = (WorkerPlan("loader", "pks.workers.loader:make", hot=False, stop_phase=0, silent_seconds=30.0),) if loads_desk else ()
     return (
         WorkerPlan("capture", "pks.workers.capture:make", hot=True, stop_phase=0),
@@ -249,6 +255,11 @@ def workers_of(shards: int, loads_desk: bool = False) -> tuple[WorkerPlan, ...]:
         ),
         WorkerPlan("shadow", "pks.workers.shadow:make", hot=False, stop_phase=3, silent_seconds=30.0),
         *loader,
+        *(
+            WorkerPlan(worker, f"pks.workers.edges.{worker}:make", hot=False, stop_phase=4, silent_seconds=60.0)
+            for edge, worker in EDGE_WORKERS.items()
+            if edge in edges
+        ),
     )
 
 

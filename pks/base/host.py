@@ -29,8 +29,19 @@ NOFILE_MIN = 4096
 
 SHM_PATH = "dev/shm"
 
-ROOMS_WITHOUT_KERNELS = ("cli", "servers", "tui")
-"""Rooms whose code is never compiled and that nothing compiled imports: a change there leaves the compiled code as it is."""
+ROOMS_WITHOUT_KERNELS = (
+    "cli",
+    "edges/chat",
+    "edges/nats",
+    "edges/postgres",
+    "edges/questdb",
+    "edges/redis",
+    "proto",
+    "servers",
+    "tui",
+    "workers/edges",
+)
+"""Folders whose code is never compiled and that nothing compiled imports: a change there leaves the compiled code as it is."""
 
 
 class Wait(StrEnum):
@@ -170,8 +181,8 @@ def _sources(package: Path) -> Iterator[tuple[str, bytes]]:
     """Relative path and content of every .py that may hold or feed a kernel, in one order on every machine."""
     prefix = len(str(package)) + 1
     for folder, folders, files in os.walk(package):
-        left_out = ROOMS_WITHOUT_KERNELS if len(folder) < prefix else ()
-        folders[:] = sorted(name for name in folders if name != "__pycache__" and name not in left_out)
+        inside = folder[prefix:] + "/" if len(folder) > prefix else ""
+        folders[:] = sorted(name for name in folders if name != "__pycache__" and inside + name not in ROOMS_WITHOUT_KERNELS)
         for name in sorted(files):
             if name.endswith(".py"):
                 path = f"{folder}/{name}"

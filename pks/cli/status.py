@@ -12,6 +12,9 @@ import click
 from pks.cli.group import quiet_config, system_options
 from pks.cli.running import Running, find_running
 
+CARRIED = {1: "WAITING", 2: "DOWN", 3: "UP"}
+"""workers.edges.edge.EdgeState, which no command may import for its event loop."""
+
 
 @click.command()
 @system_options
@@ -49,7 +52,8 @@ def status_of(running: Running) -> dict[str, Any]:
                 "last_error": worker.last_error or None,
             }
         )
-    for cell in host.control.read_cells():
+    cells = host.control.read_cells()
+    for cell in cells:
         if owners.get(cell.owner) == "shadow" and cell.name in shadow and isinstance(cell.value, int):
             shadow[cell.name] = cell.value
     state = host.system_state.name
@@ -61,10 +65,31 @@ def status_of(running: Running) -> dict[str, Any]:
         "shards": host.shards,
         "sequence": _sequences(host, state, applied),
         "workers": workers,
-        "edges": {edge: server | {"cursor": None, "lag": None} for edge, server in running.servers.items()},
+        "edges": edges_of(running.servers, facts, cells),
         "endpoints": running.endpoints,
         "shadow": shadow,
     }
+
+
+def edges_of(servers: dict[str, dict[str, Any]], workers: list[Any], cells: list[Any]) -> dict[str, dict[str, Any]]:
+    """Each edge's server, and what its worker says: does the server take what it is given (carried), last event that it has, events and
+    seconds that it lacks. servers: of the run file; workers: WorkerFacts; cells: of the control segment.
+    """
+    from pks.topology import EDGE_WORKERS
+
+    owners = {worker.name: worker for worker in workers}
+    values = {(cell.owner, cell.name): cell.value for cell in cells}
+    said = {}
+    for edge, server in servers.items():
+        worker = owners.get(EDGE_WORKERS.get(edge, ""))
+        one: dict[str, Any] = {"carried": None, "cursor": None, "lag": None, "lag_seconds": None}
+        if worker is not None:
+            one["carried"] = CARRIED.get(values.get((worker.owner, "edge_state"), 0), "WAITING")
+            one["cursor"], one["lag"] = values.get((worker.owner, "edge_cursor")), values.get((worker.owner, "edge_lag"))
+            one["lag_seconds"] = round(values.get((worker.owner, "edge_lag_ms"), 0) / 1000, 3)
+            one["last_error"] = server["last_error"] or worker.last_error or None
+        said[edge] = server | one
+    return said
 
 
 def _sequences(host: Any, state: str, applied: list[int]) -> dict[str, int | None]:
@@ -98,11 +123,19 @@ def edge_lines(edges: dict[str, dict[str, Any]]) -> list[str]:
     """The edges' servers as a table, also for `pks top`."""
     if all(edge["mode"] == "none" for edge in edges.values()):
         return ["edges: none"]
-    lines = [f"{'edge':9} {'mode':9} {'state':9} {'pid':>8} {'restarts':>8} {'version':9} url  last error"]
+    lines = [
+        f"{'edge':9} {'mode':9} {'state':9} {'pid':>8} {'restarts':>8} {'version':9} "
+        f"{'carried':8} {'cursor':>10} {'lag':>8} {'lag s':>7}  url  last error"
+    ]
     for name, edge in edges.items():
         known = f"{edge['url'] or '-'}  {edge['last_error'] or ''}".rstrip()
         version = edge["version"] or "-"
-        lines.append(f"{name:9} {edge['mode']:9} {edge['state']:9} {_shown(edge['pid']):>8} {edge['restarts']:>8} {version:9} {known}")
+        carried = (
+            f"{edge['carried'] or '-':8} {_shown(edge['cursor']):>10} {_shown(edge['lag']):>8} "
+            f"{'-' if edge['lag_seconds'] is None else format(edge['lag_seconds'], '.1f'):>7}"
+        )
+        server = f"{name:9} {edge['mode']:9} {edge['state']:9} {_shown(edge['pid']):>8} {edge['restarts']:>8} {version:9}"
+        lines.append(f"{server} {carried}  {known}")
     return lines
 
 

@@ -20,7 +20,7 @@ import click
 
 from pks.cli.group import EXIT_USAGE, fail, quiet_config, system_options
 from pks.cli.running import Running, find_running
-from pks.cli.status import edge_lines
+from pks.cli.status import edge_lines, edges_of
 from pks.cli.tables import pad, say, width_of
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def frame(running: Running, before: Look, now: Look) -> list[str]:
         "",
         *_workers(before, now, seconds),
         "",
-        *edge_lines(running.servers),
+        *edge_lines(edges_of(running.servers, now.workers, now.cells)),
         "",
         *_rings(before, now, seconds),
         "",

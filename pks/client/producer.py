@@ -7,19 +7,16 @@ definition stands whole. Never blocks for ever: a full ring is told, and the cal
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from pks.base.errors import Retryable
 from pks.engine.instruments.catalogue import Catalogue
-from pks.engine.instruments.definitions import AnyDefinition, Source, decode
+from pks.engine.instruments.definitions import AnyDefinition, Source
+from pks.engine.instruments.events import catalogue_of
 from pks.layouts.codes import Subject
-from pks.layouts.detail import text_of
-from pks.layouts.event import EVENT
 from pks.segments.claims import Claim, take_claim
 from pks.segments.errors import AlreadyClaimed
 from pks.segments.journal_view import JournalView
@@ -60,28 +57,11 @@ class NoAnswer(Retryable):
         self.outstanding = outstanding
 
 
-def read_definitions(view: JournalView, table: Any) -> Iterator[tuple[Subject, int, int, AnyDefinition]]:
-    """(subject, row id, sequence, definition) of every row of the reference data segment, in the order of their events."""
-    rows = table.snapshot()
-    rows = rows[np.argsort(rows["definition_sequence"], kind="stable")]
-    for row in rows:
-        sequence = int(row["definition_sequence"])
-        if sequence > view.extent[1] or view.extent[1] == 0:
-            view.refresh()
-        count = int(view.records[sequence]["group_count"])
-        group = np.array(view.records[sequence : sequence + count], EVENT)
-        yield Subject(int(row["subject"])), int(row["row_id"]), sequence, decode(text_of(group))
-
-
 def read_catalogue(host: Host, data_dir: Path) -> Catalogue:
     """The reference data of the running system as it is now."""
-    catalogue = Catalogue()
-    rows = list(read_definitions(JournalView(Paths(data_dir).journal), host.refdata))
-    for subject, row_id, _, definition in sorted(rows, key=lambda row: row[:2]):  # what is named before what names it
-        catalogue.apply(subject, row_id, definition, 0)
-    for subject, row_id, sequence, definition in rows:
-        catalogue.apply(subject, row_id, definition, sequence)
-    return catalogue
+    view, rows = JournalView(Paths(data_dir).journal), host.refdata.snapshot()
+    view.refresh()
+    return catalogue_of(view.records, rows)
 
 
 class Producer:

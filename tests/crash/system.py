@@ -26,9 +26,10 @@ import psutil
 
 from pks.base.errors import Code
 from pks.base.ids import key_of
-from pks.client.producer import NO_ROOM, DoorClosed, NoFreeIntake, Producer, read_definitions
+from pks.client.producer import NO_ROOM, DoorClosed, NoFreeIntake, Producer
 from pks.engine.booking.admit import Admitted
 from pks.engine.instruments.catalogue import Catalogue
+from pks.engine.instruments.events import definitions_of
 from pks.engine.instruments.events import definition_event
 from pks.engine.lots.state import KEYS_COUNT, MATCHES, VERDICTS, Results
 from pks.layouts.codes import Kind
@@ -326,7 +327,7 @@ class Feeder:
         """Take the reference data of the running system into the catalogue."""
         assert self.producer is not None and self.view is not None, "connected"
         catalogue = self.booking.catalogue
-        for subject, row_id, sequence, definition in read_definitions(self.view, self.producer.host.refdata):
+        for subject, row_id, sequence, definition in definitions_of(self.view.records, self.producer.host.refdata.snapshot()):
             if catalogue.get(subject, row_id) is None or catalogue.sequence_of(subject, row_id) < sequence:
                 catalogue.apply(subject, row_id, definition, sequence)
 

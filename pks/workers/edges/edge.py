@@ -1,0 +1,175 @@
+"""The life of an edge's worker: a server that comes and goes, an event loop in slices, and what `pks status` says of it.
+
+Owns the event loop, the reconnecting with growing pauses, and the edge's cells. What is carried where is the `Edge`'s. A server that is
+down, slow or full is a state and not a failure: the worker lives on, says it once, and goes on from the server's own cursor. No library of
+a server may be imported before the fork, so workers' modules import theirs in `make`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import random
+from typing import ClassVar, Protocol
+
+from pks.servers.endpoints import Endpoint, endpoint
+from pks.workers.runtime import Context
+
+SLICE_SECONDS = 0.05
+"""The longest that the event loop runs before the runtime has its turn: heartbeat, signals."""
+
+POLL_SECONDS = 0.02
+"""Between two looks for work while there is none."""
+
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX, PAUSE_GROWTH = 0.2, 10.0, 2.0
+"""Before the next attempt at a server that failed."""
+
+FLUSH_NS_MAX = 5_000_000_000
+"""How long an orderly stop waits for an edge that makes no progress."""
+
+CLOSE_SECONDS_MAX = 2.0
+
+CELL_CURSOR, CELL_LAG, CELL_LAG_MS, CELL_STATE = "edge_cursor", "edge_lag", "edge_lag_ms", "edge_state"
+
+
+class EdgeState(enum.IntEnum):
+    """Whether an edge's server takes what it is given; gauge `edge_state` of its worker."""
+
+    WAITING = 1  # for the core, or for a server that has never started
+    DOWN = 2  # the server does not take what it is given; tried again
+    UP = 3
+
+
+class Edge(Protocol):
+    """One way to one server. All methods run in the worker's event loop, in turn; any exception but CancelledError means that the
+    connection is lost: `close` is called, and later `connect` again.
+    """
+
+    name: ClassVar[str]  # as the servers are named: postgres, nats, questdb, redis
+    cursor: int  # last event that the server has
+
+    async def connect(self, endpoint: Endpoint) -> bool:
+        """Make the connection and read the cursor from the server; False while the core is not so far. Raises what the library raises."""
+
+    async def turn(self) -> int:
+        """Carry some; how much was done, 0 when there was nothing. Returns within some seconds, with everything carried in `cursor`."""
+
+    def lag(self) -> tuple[int, int]:
+        """(events that the server lacks, recorded_ns of the first of them or 0)."""
+
+    async def close(self) -> None:
+        """Let go of the connection, whatever its state."""
+
+
+class EdgeWorker:
+    """Implements runtime.Worker for one Edge."""
+
+    def __init__(self, context: Context, edge: Edge) -> None:
+        import uvloop
+
+        self.context, self.edge = context, edge
+        self.loop = uvloop.new_event_loop()
+        cells = context.cells
+        self.cursor_gauge, self.lag_gauge = cells.gauge(CELL_CURSOR), cells.gauge(CELL_LAG)
+        self.lag_ms_gauge, self.state_gauge = cells.gauge(CELL_LAG_MS), cells.gauge(CELL_STATE)
+        self.reconnects = cells.counter("edge_reconnects")
+        self.state = EdgeState.WAITING
+        self.state_gauge.set(int(self.state))
+        self.done = 0
+        self.moved_ns = context.clock.monotonic_ns()
+        self.life = self.loop.create_task(self._live())
+        context.ready()
+
+    async def _live(self) -> None:
+        pause = PAUSE_SECONDS_MIN
+        while True:
+            try:
+                if await self._connected():
+                    self._enter(EdgeState.UP)
+                    pause = PAUSE_SECONDS_MIN
+                    await self._carry()
+                else:
+                    await asyncio.sleep(POLL_SECONDS)
+                    continue
+            except Exception as error:  # a server may fail in any way that its library knows
+                self._fell(error)
+            finally:
+                await self._close()
+            await asyncio.sleep(pause * (1 + random.random() / 4))
+            pause = min(pause * PAUSE_GROWTH, PAUSE_SECONDS_MAX)
+
+    async def _connected(self) -> bool:
+        found = endpoint(self.context.config, self.edge.name)
+        return found is not None and await self.edge.connect(found)
+
+    async def _carry(self) -> None:
+        while True:
+            done = await self.edge.turn()
+            if done:
+                self.done += done
+                self.moved_ns = self.context.clock.monotonic_ns()
+                await asyncio.sleep(0)
+            else:
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _close(self) -> None:
+        try:
+            await asyncio.wait_for(self.edge.close(), CLOSE_SECONDS_MAX)
+        except Exception as error:  # the connection is given up in any case
+            self.context.log.info("a connection did not close", edge=self.edge.name, error=_said(error))
+
+    def _fell(self, error: Exception) -> None:
+        said = _said(error)
+        if self.state is not EdgeState.DOWN:
+            self.context.log.warning("edge down", edge=self.edge.name, error=said, cursor=self.edge.cursor)
+        self._enter(EdgeState.DOWN)
+        self.context.fail(said)
+        self.reconnects.add()
+
+    def _enter(self, state: EdgeState) -> None:
+        if state is EdgeState.UP and self.state is not EdgeState.UP:
+            self.context.log.info("edge up", edge=self.edge.name, cursor=self.edge.cursor)
+            self.context.fail("")
+        self.state = state
+        self.state_gauge.set(int(state))
+
+    def step(self) -> int:
+        """Let the event loop run for a while."""
+        before = self.done
+        self.loop.run_until_complete(asyncio.sleep(SLICE_SECONDS))
+        if self.life.done():
+            self.life.result()  # only a mistake of ours ends it: the worker dies of it and is restarted
+        self._show()
+        return self.done - before
+
+    def idle(self) -> None:
+        """The event loop has waited."""
+
+    def housekeeping(self) -> None:
+        """The cells are written at each step."""
+
+    def _show(self) -> None:
+        lag, since_ns = self.edge.lag()
+        self.context.cursor, self.context.lag = self.edge.cursor, lag
+        self.cursor_gauge.set(self.edge.cursor)
+        self.lag_gauge.set(lag)
+        self.lag_ms_gauge.set(max(0, self.context.clock.wall_ns() - since_ns) // 1_000_000 if since_ns else 0)
+
+    def drain(self) -> bool:
+        """The server has everything, or takes nothing: then the next start brings it the rest."""
+        lag, _ = self.edge.lag()
+        if lag and self.context.clock.monotonic_ns() - self.moved_ns > FLUSH_NS_MAX:
+            self.context.log.warning("the stop goes on without this edge; the next start brings it the rest", edge=self.edge.name, lag=lag)
+            return True
+        return not lag or self.state is not EdgeState.UP
+
+    def close(self) -> None:
+        """End the event loop."""
+        self.life.cancel()
+        self.loop.run_until_complete(asyncio.gather(self.life, return_exceptions=True))
+        self.loop.close()
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
