@@ -29,8 +29,7 @@ from pks.base.ids import key_of
 from pks.client.producer import NO_ROOM, DoorClosed, NoFreeIntake, Producer
 from pks.engine.booking.admit import Admitted
 from pks.engine.instruments.catalogue import Catalogue
-from pks.engine.instruments.events import definitions_of
-from pks.engine.instruments.events import definition_event
+from pks.engine.instruments.events import definition_event, definitions_of
 from pks.engine.lots.state import KEYS_COUNT, MATCHES, VERDICTS, Results
 from pks.layouts.codes import Kind
 from pks.layouts.event import EVENT
