@@ -46,11 +46,11 @@ class SystemFailed(Fatal):
 class System:
     """`pks run` in a process of its own, and a producer on it."""
 
-    def __init__(self, folder: Path, wait: str = "auto", **settings: str) -> None:
+    def __init__(self, folder: Path, wait: str = "auto", edges: str = "none", **settings: str) -> None:
         self.data_dir, self.instance = folder, f"bench{os.getpid()}"
         self.log = folder.with_suffix(".log")
         self.options = ("--data-dir", str(folder), "--instance", self.instance)
-        self.command = [sys.executable, "-c", "from pks.cli import main; main()", "run", "--edges", "none", "--wait", wait, *self.options]
+        self.command = [sys.executable, "-c", "from pks.cli import main; main()", "run", "--edges", edges, "--wait", wait, *self.options]
         self.environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self.producer: Producer | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -21,8 +23,11 @@ BENCHES = {
     "journal": "a durable answer beside a bare fdatasync; durable trades a second beside JetStream",
     "book": "a large CSV file through pks book into a running system",
     "recover": "kill -9 and pks run to ready; what the processes hold of memory",
+    "startup": "pks run to ready, alone and with the embedded servers; what a system at rest takes",
 }
 """Name and what it measures; `pks.bench.<name>` has `measure`."""
+
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 @click.command()
@@ -46,8 +51,12 @@ def bench(name: str, as_json: bool, runs: int | None, tiny: bool, full: bool, pe
     from pks.bench.report import Plan, report_dict, report_lines
 
     load_before = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(prefix="pks-bench-", dir=folder) as scratch:
-        found = import_module(f"pks.bench.{name}").measure(Plan(Path(scratch), tiny, full, runs, peer_venv))
+    former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # by way of every `with`: its systems end with a bench
+    try:
+        with tempfile.TemporaryDirectory(prefix="pks-bench-", dir=folder) as scratch:
+            found = import_module(f"pks.bench.{name}").measure(Plan(Path(scratch), tiny, full, runs, peer_venv))
+    finally:
+        signal.signal(signal.SIGTERM, former)
     if as_json:
         click.echo(json.dumps(report_dict(name, found)))
     else:
