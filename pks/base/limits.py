@@ -74,8 +74,8 @@ ACCOUNTS_MAX_SMALL = 1 << 11
 FEE_CURRENCIES_MAX = 4
 """Currencies of fees on one position: traded, settlement, base and the venue's token; a fifth is FEE_CURRENCY_LIMIT."""
 
-DEDUP_KEYS_MAX = 1 << 22
-"""Idempotency keys held in memory: four million are 128 MB at 32 bytes; `dedup_keys` of the configuration may raise it."""
+DEDUP_KEYS_MAX = 1 << 24
+"""Idempotency keys held in memory, so the most trades of one date: 32 bytes each, in a table that grows with its day to twice as many."""
 
 DEDUP_KEYS_MIN = 1 << 12
 """The least that `dedup_keys` may be: one full group has its keys in memory."""
