@@ -24,9 +24,20 @@ from pks.base.errors import Code, Refused
 from pks.base.limits import DEDUP_DATES_IN_MEMORY
 from pks.base.zones import zone_tables
 from pks.engine.booking.admit import Admission, Admitted, Versions, refused
-from pks.engine.booking.dedup import ENTRY_WORDS, SEQUENCE, TAIL, by_key, dedup_add, filled, found_in_rows, rows_of_dates, without_dates
+from pks.engine.booking.dedup import (
+    ENTRY_WORDS,
+    SEQUENCE,
+    TAIL,
+    by_key,
+    dedup_add,
+    dedup_home,
+    filled,
+    found_in_rows,
+    rows_of_dates,
+    without_dates,
+)
 from pks.engine.booking.keys import NO_LOT
-from pks.engine.booking.links import chain_swap, link
+from pks.engine.booking.links import chain_home, chain_swap, link
 from pks.engine.booking.tables import CHAINS_COUNT, IN_MEMORY, KEYS_COUNT, PARTLY_IN_FILE, Tables, new_tables
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.definitions import Account, AnyDefinition, Book, ClassMethod, Currency, Instrument, Source, decode, encode
@@ -35,6 +46,7 @@ from pks.engine.instruments.rows import book_policy, instrument_policy
 from pks.layouts.codes import Flag, Kind, Subject
 from pks.layouts.detail import group_at, text_of, with_text
 from pks.layouts.event import EVENT
+from pks.segments.atomics import prefetch_write
 from pks.segments.journal_file import FULL_ERRNOS
 
 KEYED = (Kind.TRADE, Kind.OPENING, Kind.ALLOCATION, Kind.TRANSFER, Kind.ACTION, Kind.FIXING)
@@ -42,6 +54,9 @@ PLAIN_KINDS = (int(Kind.TICK), int(Kind.EPOCH), int(Kind.DETAIL))
 TRADE = int(Kind.TRADE)
 KEYS_AT_FIRST = 1 << 16
 """Keys for which there is room before the first one comes: 4 MB; a table that is longer than its day needs costs memory and misses."""
+
+AHEAD = 16
+"""How many events ahead `learn_plain` asks for lines."""
 
 SPECIAL_FLAGS = int(Flag.BLOCK | Flag.GROUP_LEG)
 
@@ -51,6 +66,10 @@ def learn_plain(t, records, mask, first, last):
     """Add the keys and chains of plain trades from `first` on; the first sequence that needs more (or last + 1), for `Booking.learn`."""
     n = first
     while n <= last:
+        if n + AHEAD <= last:  # the table of a day's keys is larger than any cache: its lines are asked for while others are filled
+            e = records[(n + AHEAD) & mask]
+            prefetch_write(t.dedup, dedup_home(t.dedup, np.int64(e.key_lo)) * ENTRY_WORDS)
+            prefetch_write(t.chains, chain_home(t.chains, e.book_id, e.instrument_id) * 2)
         e = records[n & mask]
         kind = e.kind
         if kind == TRADE and e.flags & SPECIAL_FLAGS == 0 and e.second_key_lo == 0 and e.second_key_hi == 0 and e.lot != NO_LOT:

@@ -97,7 +97,9 @@ class Shadow:
         return int(ring_cursor(self.ring.control, self.journal_place))
 
     def step(self) -> int:
-        """Fold what has become durable; compare some positions."""
+        """Fold what has become durable; compare some positions. Nothing while the system starts: others need the cores, and nobody us."""
+        if not (self.context.is_system_ready() or self.context.is_system_stopping()):
+            return 0
         durable = self._durable()
         last = min(durable, self.sequence + BATCH)
         if last > self.view.extent[1]:
