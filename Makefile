@@ -67,7 +67,7 @@ get_headers() {
 }
 endef
 
-.PHONY: help setup jar toolchain run check test race crash boundscheck bench header lock clean
+.PHONY: help setup jar toolchain run check test race crash boundscheck bench header proto lock clean
 
 help:
 	@cat <<'END'
@@ -81,6 +81,7 @@ help:
 	make boundscheck  the tests with numba's bounds checks
 	make bench        the benchmarks, one JSON each
 	make header       include/pks.h, the C header of the layouts
+	make proto        the Python code of the .proto files
 	make lock         requirements.lock from requirements.in and requirements-dev.in
 	make clean        remove what was built, not the data
 	END
@@ -141,6 +142,9 @@ header: $(STAMP)
 	@mkdir -p include
 	$(BIN)/pks shm header > include/pks.h.tmp
 	mv include/pks.h.tmp include/pks.h
+
+proto: $(STAMP)
+	@$(BIN)/python -m grpc_tools.protoc -I pks/proto --python_out=pks/proto --pyi_out=pks/proto pks/proto/pks/v1/*.proto
 
 lock: $(STAMP)
 	@$(BIN)/uv pip compile requirements.in requirements-dev.in --universal --python-version 3.11 --generate-hashes \

@@ -1,0 +1,265 @@
+"""Between records and messages: EVENTs to trades, lifecycle events and rejections; positions in words to messages; messages to words.
+
+Pure: arrays, names and texts in, messages out, and back. Owns what each field of a message is taken from; knows no server, no rule of
+booking and no file. Names come from `Names`, which a catalogue gives; `changed` words from the caller, who knows the bits of an AMEND.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from pks.base.clock import format_date, format_time
+from pks.base.units import format_scaled
+from pks.layouts.codes import Flag, Kind, Side, Subject
+from pks.layouts.detail import text_of
+from pks.layouts.event import EVENT, EVENT_BYTES, EVENT_LAYOUT_VERSION
+from pks.proto.pks.v1 import booking_pb2, event_pb2, position_pb2
+
+BOOKED = (Kind.TRADE, Kind.OPENING, Kind.ALLOCATION, Kind.TRANSFER)
+"""Events that book something new: TradeBooked."""
+
+APPLIED = (Kind.AMEND, Kind.CANCEL, Kind.FEE, Kind.ACTION, Kind.CASHFLOW, Kind.FIXING, Kind.PERIOD_LOCK, Kind.RULES)
+"""Events that change what was booked: LifecycleEventApplied."""
+
+CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
+
+TEXT_WORDS = (
+    "trade_id", "source", "kind", "book", "to_book", "instrument", "side", "quantity", "price", "at", "fee", "fee_currency", "account",
+    "counterparty", "venue", "order_id", "business_date", "settle_date", "open_date", "parent_id", "lot_id", "note",
+)  # fmt: skip
+"""Words of the trade input that a Trade carries as text; `leg` and `trade_time` it carries as numbers."""
+
+IDENTITY_WORDS = ("trade_id", "source", "leg", "kind")
+"""Words that name a correction's trade, whatever it changes."""
+
+_KIND = {int(kind): kind.name for kind in Kind}
+_SIDE = {int(Side.BUY): "BUY", int(Side.SELL): "SELL", 0: ""}
+_WITH_PRICE = frozenset((Kind.TRADE, Kind.OPENING, Kind.ALLOCATION))
+_FIELDS = (
+    "sequence", "recorded_ns", "kind", "side", "flags", "leg", "trade_time_ns", "original", "lot", "qty_raw", "price_raw", "fee_raw",
+    "book_id", "to_book_id", "instrument_id", "account_id", "to_account_id", "source_id", "fee_currency_id", "effective_date", "lot_date",
+    "settle_date", "price_scale", "qty_scale", "fee_scale", "trade_id", "group_count", "subject",
+)  # fmt: skip
+
+
+class Definition(Protocol):
+    """A row of reference data."""
+
+    @property
+    def code(self) -> str: ...
+
+
+class Names:
+    """Codes of row ids, kept; `get` as of `engine.instruments.catalogue.Catalogue`. Codes never change, so what was found stays true."""
+
+    def __init__(self, get: Callable[[Subject, int], Definition | None]) -> None:
+        self._get = get
+        self._codes: dict[tuple[Subject, int], str] = {}
+
+    def code(self, subject: Subject, row_id: int) -> str:
+        """The code, "" for id 0 and for one that is not known."""
+        if not row_id:
+            return ""
+        key = (subject, row_id)
+        if key not in self._codes:
+            definition = self._get(subject, row_id)
+            if definition is None:
+                return ""
+            self._codes[key] = definition.code
+        return self._codes[key]
+
+
+class Fields(NamedTuple):
+    """The fields of one EVENT as plain values, in the order of the record's use here."""
+
+    sequence: int
+    recorded_ns: int
+    kind: int
+    side: int
+    flags: int
+    leg: int
+    trade_time_ns: int
+    original: int
+    lot: int
+    qty_raw: int
+    price_raw: int
+    fee_raw: int
+    book_id: int
+    to_book_id: int
+    instrument_id: int
+    account_id: int
+    to_account_id: int
+    source_id: int
+    fee_currency_id: int
+    effective_date: int
+    lot_date: int
+    settle_date: int
+    price_scale: int
+    qty_scale: int
+    fee_scale: int
+    trade_id: bytes
+    group_count: int
+    subject: int
+
+
+assert Fields._fields == _FIELDS, "one order"
+
+
+def fields_of(events: Any) -> list[Fields]:
+    """EVENT[n] as n Fields: by columns, which is much quicker than record by record."""
+    return list(map(Fields._make, zip(*(events[name].tolist() for name in _FIELDS), strict=True)))
+
+
+class Encoder:
+    """Events in words. `id_at(sequence)`: the trade id of an earlier event, for what names another by its sequence."""
+
+    def __init__(self, names: Names, id_at: Callable[[int], str], given: Mapping[str, int]) -> None:
+        """given: word -> its bit in an AMEND's `subject`."""
+        self.names, self.id_at, self.given = names, id_at, given
+
+    def trade(self, e: Fields, details: Mapping[str, Any]) -> Any:
+        """The Trade of an event; details: the text of its group, {} for none."""
+        code, flags, kind = self.names.code, e.flags, e.kind
+        trade = booking_pb2.Trade(
+            trade_id=str(details.get("trade_id", "")) or e.trade_id.decode(errors="replace"),
+            source=code(Subject.SOURCE, e.source_id),
+            leg=e.leg,
+            kind=_KIND[kind],
+            book=code(Subject.BOOK, e.book_id),
+            instrument=code(Subject.INSTRUMENT, e.instrument_id),
+            side=_SIDE[e.side],
+            quantity=format_scaled(e.qty_raw, e.qty_scale),
+            account=code(Subject.ACCOUNT, e.account_id),
+            trade_time_ns=e.trade_time_ns,
+            business_date=format_date(e.effective_date),
+            sequence=e.sequence,
+            recorded_ns=e.recorded_ns,
+        )
+        if flags & Flag.HAS_PRICE or kind in _WITH_PRICE:
+            trade.price = format_scaled(e.price_raw, e.price_scale)
+        if flags & Flag.HAS_FEE:
+            trade.fee, trade.fee_currency = format_scaled(e.fee_raw, e.fee_scale), code(Subject.CURRENCY, e.fee_currency_id)
+        if not flags & Flag.HAS_BUSINESS_DATE and kind != Kind.OPENING:
+            trade.business_date_derived = True
+        if e.settle_date:
+            trade.settle_date = format_date(e.settle_date)
+        if flags & Flag.BLOCK:
+            trade.is_block = True
+        if flags & Flag.FEE_UNKNOWN:
+            trade.fee_unknown = True
+        if e.to_account_id:
+            trade.to_account = code(Subject.ACCOUNT, e.to_account_id)
+        if kind == Kind.TRANSFER or e.to_book_id:
+            trade.to_book, trade.at = code(Subject.BOOK, e.to_book_id), "MARKET" if flags & Flag.AT_MARKET else "COST"
+        if kind == Kind.OPENING:
+            trade.lot_id, trade.open_date = trade.trade_id, format_date(e.lot_date)
+        elif kind == Kind.ALLOCATION:
+            trade.parent_id = self.id_at(e.original)
+        for word in ("counterparty", "venue", "order_id", "note", "lot_id"):
+            if word in details:
+                setattr(trade, word, str(details[word]))
+        return trade
+
+    def lifecycle(self, e: Fields, details: Mapping[str, Any], root: str) -> Any:
+        """The LifecycleEvent of a correction or action; root: where it was booked first, "" for here."""
+        event = booking_pb2.LifecycleEvent(trade=self.trade(e, details), original_sequence=e.original, root=root)
+        if e.kind == Kind.AMEND:
+            event.changed.extend(word for word, bit in self.given.items() if e.subject & bit)
+            event.derived = bool(e.flags & Flag.REENTRY)
+        elif e.kind == Kind.ACTION:
+            event.numerator, event.denominator = e.qty_raw, e.price_raw
+            event.trade.ClearField("quantity")
+            event.trade.ClearField("price")
+            if e.flags & Flag.HAS_CASH_PRICE:
+                event.cash_price = format_scaled(e.fee_raw, e.price_scale)
+        return event
+
+    def rejection(self, e: Fields, details: Mapping[str, Any], code: str, reason: str, record: bytes) -> Any:
+        """The Rejection of an event that the position refused."""
+        trade = self.trade(e, details)
+        return booking_pb2.Rejection(
+            code=code, reason=reason, source=trade.source, trade_id=trade.trade_id, sequence=e.sequence, recorded_ns=e.recorded_ns,
+            trade=trade, original=record,
+        )  # fmt: skip
+
+
+def details_of(group: Any) -> dict[str, Any]:
+    """The text of a group (EVENT[n], the event first) as an object; {} where it has none."""
+    text = text_of(group)
+    found = msgspec.json.decode(text) if text else {}
+    return found if isinstance(found, dict) else {}
+
+
+def position_message(words: Mapping[str, Any], more: Mapping[str, Any]) -> Any:
+    """PositionUpdated of `PositionView.as_dict` and of what else a message has."""
+    return position_pb2.PositionUpdated(
+        book=words["book"],
+        instrument=words["instrument"],
+        quantity=words["quantity"],
+        average_price=words["average_price"] or "",
+        cost=words["cost"],
+        realised_gross=words["realised_gross"],
+        realised_net=words["realised_net"],
+        fees=words["fees"],
+        open_lots=words["open_lots"],
+        currency=words["currency"],
+        last_sequence=words["last_sequence"],
+        **more,
+    )
+
+
+def position_words(message: Any) -> dict[str, Any]:
+    """A PositionUpdated in the words of `pks positions --json`."""
+    return {
+        "book": message.book,
+        "instrument": message.instrument,
+        "quantity": message.quantity,
+        "average_price": message.average_price or None,
+        "cost": message.cost,
+        "realised_gross": message.realised_gross,
+        "realised_net": message.realised_net,
+        "fees": dict(message.fees),
+        "open_lots": message.open_lots,
+        "currency": message.currency,
+        "last_trade_time": format_time(message.last_trade_time_ns) if message.last_trade_time_ns else None,
+        "last_sequence": message.last_sequence,
+    }
+
+
+def events_message(first: int, records: Any) -> bytes:
+    """The EventBatch of EVENT[n] from sequence `first` on."""
+    batch = event_pb2.EventBatch(first=first, last=first + len(records) - 1, layout_version=EVENT_LAYOUT_VERSION, records=records.tobytes())
+    return bytes(batch.SerializeToString())
+
+
+def events_of(payload: bytes) -> tuple[int, int, bytes]:
+    """(first, last, records) of an EventBatch. Raises ValueError for what is none, or has another layout."""
+    batch = event_pb2.EventBatch()
+    batch.ParseFromString(payload)
+    if batch.layout_version != EVENT_LAYOUT_VERSION:
+        raise ValueError(f"layout version {batch.layout_version} of EVENT is not known, {EVENT_LAYOUT_VERSION} is")
+    if len(batch.records) != (batch.last - batch.first + 1) * EVENT_BYTES or batch.first < 1:
+        raise ValueError(f"events {batch.first} to {batch.last} in {len(batch.records)} bytes")
+    return batch.first, batch.last, batch.records
+
+
+def trade_words(trade: Any, only: Iterable[str] = ()) -> dict[str, str]:
+    """The words of the trade input that a Trade gives, texts all; only: of a correction, the words that it changes (none: all)."""
+    words = {name: value for name in TEXT_WORDS if (value := getattr(trade, name))}
+    if trade.leg:
+        words["leg"] = str(trade.leg)
+    if trade.trade_time_ns:
+        words["trade_time"] = format_time(trade.trade_time_ns)
+    if trade.business_date_derived:
+        words.pop("business_date", None)
+    chosen = set(only)
+    if chosen:
+        chosen |= {*IDENTITY_WORDS, *(("fee_currency",) if "fee" in chosen else ())}
+        words = {name: value for name, value in words.items() if name in chosen}
+    return words
+
+
+assert EVENT.itemsize == EVENT_BYTES, "a message counts records"

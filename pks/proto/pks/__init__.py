@@ -1,0 +1,1 @@
+"""The folder that protoc sees as `pks`: the package of the messages is `pks.v1`."""
