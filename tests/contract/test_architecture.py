@@ -47,7 +47,7 @@ def test_every_row_has_all_cells() -> None:
 
 
 def test_every_worker_stands_in_the_table() -> None:
-    planned = {by_shard(plan.name): plan for plan in workers_of(2, loads_desk=True)}
+    planned = {by_shard(plan.name): plan for plan in workers_of(2, loads_desk=True, edges=tuple(SERVERS))}
     listed = components("worker")
     assert listed.keys() == planned.keys()
     for name, plan in planned.items():
@@ -81,7 +81,7 @@ def test_re_entry_arrows_are_marked() -> None:
 
 def test_the_picture_has_every_worker_and_channel() -> None:
     picture = PAGE.read_text(encoding="utf-8").split("## The flow", 1)[1].split("## Rooms", 1)[0]
-    for plan in workers_of(1, loads_desk=True):
+    for plan in workers_of(1, loads_desk=True, edges=tuple(SERVERS)):
         assert plan.name in picture, plan.name
     for channel in CHANNELS:
         assert channel.name in picture, channel.name

@@ -23,6 +23,8 @@ from pks.base.clock import SystemClock
 from pks.base.config import load_config
 from pks.base.errors import PksError
 from pks.segments.errors import SegmentMissing, SegmentNotReady, StaleHost, UnstableSlot
+from pks.servers.endpoints import mode_of
+from pks.servers.server import NAMES
 from pks.supervisor import Supervisor
 from pks.topology import Host, workers_of
 from pks.workers import capture, runtime
@@ -104,7 +106,8 @@ def run(data_dir: str, instance: str, options: dict[str, str]) -> int:
         runtime.SystemClock = WrongClock  # type: ignore[misc]
     if park:
         capture.PARK_SECONDS = int(park)
-    plans = workers_of(config.shards, bool(config.desk))
+    edges = [name for name in NAMES if mode_of(config, name) != "none"]
+    plans = workers_of(config.shards, bool(config.desk), edges)
     if silent:
         plans = tuple(dataclasses.replace(plan, silent_seconds=float(silent)) for plan in plans)
     try:

@@ -1,0 +1,114 @@
+"""The edge of NATS: one connection, and the tasks that carry on it, each at its own cursor.
+
+Owns the connection's life as `Edge` has it. What a task carries is its module's: `bus_out`, `bus_in`, `bus_positions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, ClassVar
+
+from pks.base.errors import Retryable
+from pks.edges.nats.connection import Connection, open_connection
+from pks.edges.nats.origin import origin_of
+from pks.edges.nats.outlog import OutLog
+from pks.edges.nats.streams import BOOKING, EVENTS, EVENTS_SUBJECT, LIFECYCLE_APPLIED, TRADE_BOOKED, TRADE_REJECTED, ensure_streams
+from pks.servers.endpoints import Endpoint
+from pks.workers.edges.bus_out import BookingOut, EventsOut
+from pks.workers.edges.feed import Feed
+from pks.workers.runtime import Context
+
+LOOK_SECONDS = 0.02
+"""How long a turn waits for the first task that fails."""
+
+OUR_SUBJECTS = (TRADE_BOOKED, LIFECYCLE_APPLIED, TRADE_REJECTED)
+
+
+class AheadOfJournal(Retryable):
+    """NATS has events of ours that this journal has not: the journal was lost, or restored from an old copy."""
+
+    def __init__(self, cursor: int, limit: int) -> None:
+        super().__init__(f"NATS has our events up to {cursor}, the journal up to {limit}: it was lost, or is an old copy")
+        self.cursor, self.limit = cursor, limit
+
+
+class NatsEdge:
+    """Implements edge.Edge."""
+
+    name: ClassVar[str] = "nats"
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.feed = Feed(context.host, context.paths, context.beat)
+        self.connection: Connection | None = None
+        self.events: EventsOut | None = None
+        self.booking: BookingOut | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.cursor = 0  # last event that both streams have
+
+    def _look(self) -> int:
+        """Renew `cursor`; by how much it moved."""
+        before = self.cursor
+        if self.events is not None and self.booking is not None:
+            self.cursor = min(self.events.cursor, self.booking.cursor)
+        return self.cursor - before
+
+    async def connect(self, endpoint: Endpoint) -> bool:
+        """See Edge.connect."""
+        if not self.feed.open(self.cursor):
+            return False
+        origin = origin_of(self.feed.view.records[1])
+        connection = self.connection = await open_connection(endpoint, f"pks bus {origin}")
+        await ensure_streams(connection.stream)
+        events = EventsOut(self.feed, OutLog(connection.stream, EVENTS, (EVENTS_SUBJECT,), origin, self.context.beat), self.context.beat)
+        booking = BookingOut(self.feed, OutLog(connection.stream, BOOKING, OUR_SUBJECTS, origin, self.context.beat), self.context.beat)
+        await events.open()
+        await booking.open()
+        self._refuse_a_lost_journal(max(events.cursor, booking.cursor))
+        self.events, self.booking = events, booking
+        self.cursor = min(events.cursor, booking.cursor)
+        self._start(events.run(), booking.run())
+        return True
+
+    def _refuse_a_lost_journal(self, cursor: int) -> None:
+        durable = self.context.host.durable_sequence
+        if cursor > durable:
+            raise AheadOfJournal(cursor, durable)
+
+    def _start(self, *runs: Coroutine[Any, Any, None]) -> None:
+        self.tasks = {asyncio.get_running_loop().create_task(run) for run in runs}
+
+    async def turn(self) -> int:
+        """Let the tasks work; raises what one of them raised."""
+        assert self.connection is not None, "connected"
+        done, _ = await asyncio.wait(self.tasks, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        self.connection.check()
+        return max(0, self._look())
+
+    def lag(self) -> tuple[int, int]:
+        """See Edge.lag."""
+        self._look()
+        limit, cursor = self.feed.limit(), self.cursor
+        if limit <= cursor:
+            return 0, 0
+        view = self.feed.view
+        if cursor + 1 > view.extent[1]:
+            view.refresh()
+        return limit - cursor, int(view.records[cursor + 1]["recorded_ns"]) if cursor + 1 <= view.extent[1] else 0
+
+    async def close(self) -> None:
+        """See Edge.close."""
+        tasks, self.tasks = self.tasks, set()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        connection, self.connection = self.connection, None
+        self._look()
+        self.events = self.booking = None
+        self.feed.close()
+        if connection is not None:
+            await connection.close()

@@ -1,0 +1,151 @@
+"""Publishing once into a stream that others write too, on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pks.edges.nats.connection import Connection
+from pks.edges.nats.outlog import NOTHING, OutLog, StreamChanged, window_headers
+from pks.edges.nats.streams import BOOKING, LIFECYCLE_APPLIED, STREAMS, TRADE_BOOKED, ensure_streams
+from tests.crash.nats_server import NatsServer, nats_server
+
+OURS, OTHERS = "0123456789ab", "ba9876543210"
+SUBJECTS = (TRADE_BOOKED, LIFECYCLE_APPLIED)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    with nats_server(tmp_path_factory.mktemp("nats")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def empty(server: NatsServer) -> None:
+    async def work(connection: Connection) -> None:
+        await ensure_streams(connection.stream)
+        for name in ("BOOKING", "KV_pks_edge"):
+            if name in [info.config.name for info in await connection.stream.streams_info()]:
+                await connection.stream.delete_stream(name)
+        await ensure_streams(connection.stream)
+
+    server.run(work)
+
+
+def log_on(connection: Connection, origin: str = OURS) -> OutLog:
+    return OutLog(connection.stream, BOOKING, SUBJECTS, origin)
+
+
+async def put(log: OutLog, first: int, last: int, part: int = 1, parts: int = 1) -> None:
+    await log.publish(TRADE_BOOKED, f"{first}".encode(), window_headers(log.origin, first, last, part, parts))
+
+
+def windows(server: NatsServer, origin: str = OURS) -> list[str]:
+    return [message.headers["Pks-Window"] for message in server.messages("BOOKING") if message.headers.get("Pks-Origin") == origin]
+
+
+def test_streams_are_made_once_and_keep_what_others_added(server: NatsServer) -> None:
+    async def work(connection: Connection) -> None:
+        for plan in STREAMS:
+            info = await connection.stream.stream_info(plan.name)
+            assert info.config.subjects == list(plan.subjects)
+            assert info.config.max_age == plan.age_seconds
+        await connection.stream.update_stream(name="BOOKING", subjects=[TRADE_BOOKED, "others.subject"], max_age=5)
+        await ensure_streams(connection.stream)
+        info = await connection.stream.stream_info("BOOKING")
+        assert set(info.config.subjects) == {*BOOKING.subjects, "others.subject"}
+        assert info.config.max_age == BOOKING.age_seconds
+
+    server.run(work)
+
+
+def test_the_cursor_is_our_last_message_behind_those_of_others(server: NatsServer) -> None:
+    async def work(connection: Connection) -> None:
+        log, other = log_on(connection), log_on(connection, OTHERS)
+        assert await log.open() == await other.open() == NOTHING
+        for number in range(1, 8):
+            await put(log, number, number)
+        for number in range(1, 700):  # more than one look back takes
+            await connection.stream.publish_async(TRADE_BOOKED, b"", headers=window_headers(OTHERS, number, number, 1, 1))
+        await connection.stream.publish_async_completed()
+        assert (await log_on(connection).open()).window_last == 7
+        await put(log, 8, 9, 1, 2)
+        mark = await log_on(connection).open()
+        assert (mark.window_first, mark.window_last, mark.part, mark.is_whole) == (8, 9, 1, False)
+
+    server.run(work)
+
+
+def test_a_publish_that_others_overtook_is_stored_once(server: NatsServer) -> None:
+    async def work(connection: Connection) -> None:
+        log, other = log_on(connection), log_on(connection, OTHERS)
+        await log.open()
+        await other.open()
+        for number in range(1, 20):
+            await put(other, number, number)
+            await put(log, number, number)
+        assert log.retries_count > 10
+
+    server.run(work)
+    assert windows(server) == [f"{number}-{number}" for number in range(1, 20)]
+
+
+def test_a_publish_of_a_dead_worker_that_came_in_late_is_found(server: NatsServer) -> None:
+    """What timed out, or what a killed worker had sent, comes in after we have looked: it is noticed, never doubled."""
+
+    async def work(connection: Connection) -> None:
+        log, dead = log_on(connection), log_on(connection)
+        await log.open()
+        await dead.open()
+        await put(dead, 1, 3)
+        await put(log, 1, 3)  # the same message: taken as stored
+        await put(log, 4, 5)
+        with pytest.raises(StreamChanged):
+            await put(dead, 4, 4)  # another cut of the same events
+
+    server.run(work)
+    assert windows(server) == ["1-3", "4-5"]
+
+
+def test_a_stream_that_is_made_anew_or_emptied_is_noticed(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pks.edges.nats.outlog.CHECK_SECONDS", 0.0)
+
+    async def work(connection: Connection) -> None:
+        log = log_on(connection)
+        await log.open()
+        for number in (1, 2):
+            await put(log, number, number)
+        await log.tend(quiet=True)
+        await connection.stream.purge_stream("BOOKING")
+        with pytest.raises(StreamChanged, match="emptied"):
+            await log.tend(quiet=True)
+        assert await log.open() == NOTHING
+        await put(log, 1, 2)  # within the time in which the server remembers ids
+        await put(log, 1, 1)
+        await put(log, 2, 2)
+        await connection.stream.delete_stream("BOOKING")
+        await ensure_streams(connection.stream)
+        with pytest.raises(StreamChanged, match="anew"):
+            await put(log, 3, 3)
+        assert await log.open() == NOTHING
+
+    server.run(work)
+
+
+def test_what_retention_took_is_not_told_again(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(connection: Connection) -> None:
+        log = log_on(connection)
+        await log.open()
+        await put(log, 1, 41)
+        await log.tend(quiet=True)
+        await connection.stream.purge_stream("BOOKING")  # as old age would: the sequence goes on
+        again: Any = log_on(connection)
+        monkeypatch.setattr(again, "_aged_out", lambda at: True)
+        assert (await again.open()).window_last == 41
+        await put(again, 42, 42)
+        fresh = log_on(connection)
+        assert (await fresh.open()).window_last == 42
+
+    server.run(work)
