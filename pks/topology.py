@@ -238,7 +238,7 @@ class WorkerPlan:
 
 
 EDGE_WORKERS: dict[str, str] = {"nats": "bus", "postgres": "records"}
-"""Edge -> the worker that carries to its server. Redis has none: it holds what its users put there."""
+"""Edge -> the worker that carries to its server. Redis has none: it holds what its users put there. Dead letters have the reaper."""
 
 
 def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ()) -> tuple[WorkerPlan, ...]:
@@ -259,6 +259,11 @@ def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ())
             WorkerPlan(worker, f"pks.workers.edges.{worker}:make", hot=False, stop_phase=4, silent_seconds=60.0)
             for edge, worker in EDGE_WORKERS.items()
             if edge in edges
+        ),
+        *(
+            (WorkerPlan("reaper", "pks.workers.edges.reaper:make", hot=False, stop_phase=4, silent_seconds=60.0),)
+            if {"nats", "postgres"} <= set(edges)
+            else ()
         ),
     )
 
