@@ -138,6 +138,9 @@ CHECKPOINT_EVENTS_MIN = 1 << 10
 HEARTBEAT_STALE_NS = 1_000_000_000
 """A segment whose heartbeat is older belongs to a system that is gone: StaleHost (design section 5)."""
 
+BOOKING_STALE_NS = 10_000_000_000
+"""Who books waits so long for a late heartbeat, while the program that gives it lives: a busy host is no reason to end a file half way."""
+
 HEARTBEAT_EVERY_NS = 100_000_000
 """How often a worker's housekeeping writes its heartbeat: ten may be lost before it counts as gone."""
 

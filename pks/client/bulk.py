@@ -242,7 +242,7 @@ class FileBooker:
                 self._breathe(seconds)
 
     def _breathe(self, seconds: float = ANSWER_SECONDS) -> None:
-        self.producer.intake.segment.check_live()
+        self.producer.check_live()
         if time.monotonic() - self.last_answer > seconds and (self.plain_out or self.waiting):
             raise NoAnswer(self.plain_out + len(self.waiting), seconds)
         time.sleep(NAP_SECONDS)

@@ -7,26 +7,32 @@ definition stands whole. Never blocks for ever: a full ring is told, and the cal
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from pks.base.errors import Retryable
+from pks.base.limits import BOOKING_STALE_NS
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.definitions import AnyDefinition, Source
 from pks.engine.instruments.events import catalogue_of
 from pks.layouts.codes import Subject
+from pks.layouts.segment import SegmentState
 from pks.segments.claims import Claim, take_claim
-from pks.segments.errors import AlreadyClaimed
+from pks.segments.errors import AlreadyClaimed, StaleHost
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import RingReader, RingWriter
+from pks.segments.shm import Segment
 from pks.segments.wait import Waker
 from pks.topology import Host, Paths, workers_of
 
 REPLY_BATCH = 4096
 NO_ROOM = -1
 POLL_SECONDS = 0.0005
+LATE_SECONDS = 0.01
+"""Between two looks for a late heartbeat."""
+T = TypeVar("T")
 
 CAPTURE_NUMBER = 0
 """Capture's place in the plan of workers (`topology.workers_of`), and so its row in the control segment."""
@@ -49,6 +55,17 @@ class DoorClosed(Retryable):
         super().__init__("SHUTTING_DOWN: the system takes no input now (it starts or stops)")
 
 
+class SystemGone(StaleHost):
+    """The system ended, or gave no sign of life for BOOKING_STALE_NS, while somebody booked."""
+
+    def __init__(self, name: str, reason: str, age_ns: int) -> None:
+        super().__init__(name, reason, age_ns)
+        self.args = (
+            f"the system went away while booking ({reason}, last heartbeat {age_ns / 1e9:.1f} s ago); what was sent and not answered "
+            f"may or may not be booked, and may be sent again",
+        )
+
+
 class NoAnswer(Retryable):
     """The system has not answered in time; what was sent may or may not be booked, and may be sent again."""
 
@@ -57,9 +74,35 @@ class NoAnswer(Retryable):
         self.outstanding = outstanding
 
 
+def check_host(segment: Segment) -> bool:
+    """Whether the heartbeat is in time. Raises SystemGone: closed, its maker ended, or the heartbeat older than BOOKING_STALE_NS."""
+    try:
+        segment.check_live()
+    except StaleHost as error:
+        facts = segment.facts()
+        if facts.state != SegmentState.LIVE:
+            raise SystemGone(segment.name, f"state {facts.state.name}", error.age_ns) from None
+        if not Path("/proc", str(facts.creator_pid)).exists():
+            raise SystemGone(segment.name, f"its supervisor, pid {facts.creator_pid}, is gone", error.age_ns) from None
+        if error.age_ns > BOOKING_STALE_NS:
+            raise SystemGone(segment.name, "heartbeat too old", error.age_ns) from None
+        return False
+    return True
+
+
+def patiently(segment: Segment, read: Callable[[], T]) -> T:
+    """What `read` gives; a late heartbeat, which it refuses, is waited for. Raises SystemGone."""
+    while True:
+        try:
+            return read()
+        except StaleHost:
+            if not check_host(segment):
+                time.sleep(LATE_SECONDS)
+
+
 def read_catalogue(host: Host, data_dir: Path) -> Catalogue:
     """The reference data of the running system as it is now."""
-    view, rows = JournalView(Paths(data_dir).journal), host.refdata.snapshot()
+    view, rows = JournalView(Paths(data_dir).journal), patiently(host.refdata.segment, host.refdata.snapshot)
     view.refresh()
     return catalogue_of(view.records, rows)
 
@@ -82,7 +125,7 @@ class Producer:
         self.requests, self.replies = RingWriter(intake.requests), RingReader(intake.replies, "source")
         self.waker = Waker(intake.requests, self.host.instance)
         self.first = intake.requests.head + 1  # answers to lower tickets are a dead producer's, and may still come
-        self._capture = self._ready_capture()
+        self._capture = patiently(self.host.control.segment, self._ready_capture)
 
     @classmethod
     def open(cls, instance: str, data_dir: Path) -> Producer:
@@ -125,12 +168,20 @@ class Producer:
         Answers that the dead one owed are lost with it. Take `answers` after this call; what is missing then of the tickets up to this
         one is to be sent again, and is answered with its first sequence if it was booked.
         """
-        capture = self._ready_capture()
+        try:
+            capture = self._ready_capture()
+        except StaleHost:
+            self.check_live()
+            return -1  # nothing is known of a takeover until the heartbeat is back
         if capture in (0, self._capture):
             return -1
         done = int(self.intake.requests.cursor("capture"))
         self._capture = capture
         return done
+
+    def check_live(self) -> None:
+        """Raise SystemGone when the system is gone; a heartbeat that is late by less than BOOKING_STALE_NS is not."""
+        check_host(self.intake.segment)
 
     def _ready_capture(self) -> int:
         """Pid of the capture that reads the rings, 0 while it starts."""
@@ -138,7 +189,7 @@ class Producer:
         return int(row["pid"]) if row["ready"] else 0
 
     def book(self, groups: Iterable[Any], timeout: float = 60.0) -> list[Any]:
-        """Send groups one after another and wait for all answers: one REPLY each, in order. Raises NoAnswer, DoorClosed."""
+        """Send groups one after another and wait for all answers: one REPLY each, in order. Raises NoAnswer, DoorClosed, SystemGone."""
         answers: dict[int, Any] = {}
         waiting: dict[int, tuple[int, Any]] = {}  # ticket -> place among the groups, and the group
         deadline = time.monotonic() + timeout
@@ -169,7 +220,7 @@ class Producer:
 
     def _breathe(self, deadline: float, outstanding: int, timeout: float) -> None:
         """Let capture work; notice when it does not."""
-        self.intake.segment.check_live()
+        self.check_live()
         if time.monotonic() > deadline:
             raise NoAnswer(outstanding, timeout)
         time.sleep(POLL_SECONDS)

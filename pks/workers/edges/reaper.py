@@ -94,6 +94,8 @@ class Reaper:
         try:
             messages = await self._letters.fetch(FETCH_MESSAGES, timeout=FETCH_SECONDS)
         except TimeoutError:
+            messages = []
+        if not messages:
             self._bus.check()
             self._pending = 0
             return 0
