@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pks.base.clock import format_date, format_time
 from pks.base.errors import CODES, Code, Refused
 from pks.base.ids import key_of
 from pks.base.limits import INTAKE_CAPACITY
+from pks.base.units import format_scaled
 from pks.client.producer import NO_ROOM, NoAnswer, Producer, read_catalogue
 from pks.client.records import RECORDS_A_ROW_MAX, Translations, Translator, make_records, mark_rows, new_room
 from pks.edges.files.scan import Name
@@ -58,6 +60,14 @@ FIELD_WORDS = {
     "lot": "lot_id",
 }
 """What a person calls the fields of an EVENT."""
+
+VERDICT_FIELDS = {
+    Code.OVERSELL: "quantity",
+    Code.UNKNOWN_LOT: "lot_id",
+    Code.LOT_EXCEEDED: "lot_id",
+    Code.LOT_REQUIRED: "lot_id",
+}
+"""What a position refuses: its verdict names no field."""
 
 
 class Outcome(NamedTuple):
@@ -295,10 +305,10 @@ class FileBooker:
         plain = plain[self.open[plain["ticket"] & (WINDOW - 1)]]  # not those of what was sent again, and is answered there
         self.open[plain["ticket"] & (WINDOW - 1)] = False
         self.plain_out -= len(plain)
-        while self.sent and not self.open[(self.sent[0].ticket + self.sent[0].places) & (WINDOW - 1)].any():
-            self.sent.popleft()
         if len(plain):
             self._take_plain(plain)
+        while self.sent and not self.open[(self.sent[0].ticket + self.sent[0].places) & (WINDOW - 1)].any():
+            self.sent.popleft()
         return len(replies)
 
     def _take_plain(self, replies: Any) -> None:
@@ -308,7 +318,7 @@ class FileBooker:
             self.counts["ACCEPTED"] += int(accepted.sum())
             replies, at = replies[~accepted], at[~accepted]
         outcomes = [
-            outcome_of(reply, line, trade_id.decode(errors="replace"))
+            outcome_of(reply, line, trade_id.decode(errors="replace"), record=self._record_of(int(reply["ticket"])))
             for reply, line, trade_id in zip(replies, self.lines[at].tolist(), self.ids[at].tolist(), strict=True)
         ]
         for outcome in outcomes:
@@ -316,23 +326,52 @@ class FileBooker:
         if outcomes:
             self.say(outcomes)
 
+    def _record_of(self, ticket: int) -> Any:
+        """The EVENT that was sent under this ticket, of plain trades that are kept."""
+        for batch in self.sent:
+            if batch.ticket <= ticket < batch.ticket + len(batch.records):
+                return batch.records[ticket - batch.ticket]
+        return None
+
     def _say(self, outcome: Outcome) -> None:
         self.counts[outcome.status] += 1
         if self.accepted or outcome.status != "ACCEPTED":
             self.say([outcome])
 
 
-def outcome_of(reply: Any, line: int, trade_id: str, row: Any = None) -> Outcome:
-    """A reply in the words of `pks book --json`."""
+def outcome_of(reply: Any, line: int, trade_id: str, row: Any = None, record: Any = None) -> Outcome:
+    """A reply in the words of `pks book --json`. The value is the row's own text, else what the EVENT that was sent has."""
     code = Code(int(reply["code"]))
     if code in (Code.ACCEPTED, Code.DUPLICATE):
         return Outcome(line, trade_id, code.name, int(reply["sequence"]), "", "", "", "")
     name = FIELD_NAME.get(int(reply["field"]), "")
-    field = FIELD_WORDS.get(name, name)
-    value = getattr(row, field, "") if row is not None else ""
+    field = FIELD_WORDS.get(name, name) or VERDICT_FIELDS.get(code, "trade_id")
     reason = CODES[code]
     if code is Code.AMBIGUOUS_ORIGINAL:
         reason = f"{reason}: events {int(reply['value'])} and {int(reply['other'])}"
     elif code is Code.IDEMPOTENCY_CONFLICT and reply["sequence"]:
         reason = f"{reason} (first booked as event {int(reply['sequence'])})"
-    return Outcome(line, trade_id, "REFUSED", int(reply["sequence"]), code.name, field or "trade_id", str(value or trade_id), reason)
+    return Outcome(line, trade_id, "REFUSED", int(reply["sequence"]), code.name, field, _value_of(field, trade_id, row, record), reason)
+
+
+def _value_of(field: str, trade_id: str, row: Any, record: Any) -> str:
+    """What the row gave for the field, "" for nothing."""
+    if field == "trade_id":
+        return trade_id
+    if row is not None:
+        return str(getattr(row, field, ""))
+    if record is None:
+        return ""
+    match field:
+        case "quantity":
+            return format_scaled(int(record["qty_raw"]), int(record["qty_scale"]))
+        case "price":
+            return format_scaled(int(record["price_raw"]), int(record["price_scale"]))
+        case "fee":
+            return format_scaled(int(record["fee_raw"]), int(record["fee_scale"]))
+        case "trade_time":
+            return format_time(int(record["trade_time_ns"]))
+        case "business_date" if record["flags"] & Flag.HAS_BUSINESS_DATE:
+            return format_date(int(record["effective_date"]))
+        case _:
+            return ""
