@@ -259,7 +259,7 @@ class Blotter(App[None]):
             self._banner.update(Text(f"NOT ATTACHED: {feed.reason}.  Waiting for it; start it with pks run."))
 
     def _show_sums(self) -> None:
-        node = self._tree.cursor_node or self._tree.root
+        node = self._tree.chosen
         if node.data is not None:
             text = rolls_text(node.data, roll_of(node.data, self._rolls))
             if text != self._sums_shown:

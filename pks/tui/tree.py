@@ -31,6 +31,8 @@ class BookTree(Tree[Node]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "fold", "Close", show=False),
         Binding("right", "unfold", "Open", show=False),
+        Binding("k", "cursor_up", "Up", show=False),
+        Binding("j", "cursor_down", "Down", show=False),
     ]
 
     def __init__(self, *, id: str) -> None:
@@ -60,6 +62,11 @@ class BookTree(Tree[Node]):
         for book_id, (entity, desk, book) in books:
             self._made.append(made[entity, desk].add_leaf(book, Node("book", book, frozenset([book_id]))))
         self.root.expand()
+
+    @property
+    def chosen(self) -> TreeNode[Node]:
+        """The node under the cursor; Textual's `cursor_node` stays one of the tree before until the cursor moves."""
+        return self.get_node_at_line(self.cursor_line) or self.root
 
     def show_rolls(self, rolls: dict[int, Roll]) -> None:
         """Put the sums into the labels."""

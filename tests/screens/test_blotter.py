@@ -243,6 +243,24 @@ async def test_the_tree_chooses_whose_positions_are_shown_and_rolls_up(make_blot
         assert "RU-EQ 3 8,595 RUB" in screen_text(app)
 
 
+async def test_all_books_are_summed_before_the_cursor_moves(make_blotter: Make) -> None:
+    app = make_blotter()
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.pause()
+        assert "6 open of 7 positions" in said(app, "rolls")
+        assert "RUB " in said(app, "rolls")
+
+
+async def test_the_tree_moves_by_letters_too(make_blotter: Make) -> None:
+    app = make_blotter()
+    async with app.run_test(size=SIZE) as pilot:
+        app.query_one(BookTree).focus()
+        await type_keys(pilot, "j")
+        assert "2 open of 2 positions" in said(app, "rolls")
+        await type_keys(pilot, "k")
+        assert "6 open of 7 positions" in said(app, "rolls")
+
+
 async def test_a_change_is_shown_and_flashes_for_a_moment(make_blotter: Make, desk: BlotterHost, clock: ManualClock) -> None:
     app = make_blotter()
     async with app.run_test(size=SIZE) as pilot:
