@@ -53,7 +53,7 @@ def book(
     pks book trades.csv
     pks book allocations.csv
     pks book fills.json --books CR-PERP --account HL-AE --sort
-    pks book prints.csv --instrument XRPETH --quote-currency ETH --books CR-SPOT
+    pks book prints.csv --instrument XRPETH --quote-currency ETH --books CR-PERP
 
     Every row gets an answer: ACCEPTED at its sequence, DUPLICATE of the first one, or REFUSED with code, field, value and reason; refused
     rows also go to FILE's name with .refused.csv. Exit 1 if any row was refused.
