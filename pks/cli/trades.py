@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
-from pks.cli.group import quiet_config, system_options
-from pks.cli.parameters import END, START, complete_accounts, complete_books, complete_instruments
+from pks.cli.group import EXIT_USAGE, fail, quiet_config, system_options
+from pks.cli.parameters import END, SEQUENCE, START, complete_accounts, complete_books, complete_instruments
 from pks.cli.tables import Column, Output, output_options, progress
 from pks.layouts.codes import Flag, Kind, MatchKind, Side, Subject
 from pks.layouts.event import EVENT
@@ -169,6 +169,8 @@ class History:
 @click.option("--source", "sources", multiple=True, help="only trades of this source")
 @click.option("--from", "first_ns", type=START, metavar="TIME", help="trade time from here on: RFC 3339, or a date in UTC")
 @click.option("--to", "last_ns", type=END, metavar="TIME", help="trade time up to here: RFC 3339, or a date for the end of its day in UTC")
+@click.option("--as-of", type=END, metavar="TIME", help="only trades up to this time: RFC 3339, or a date for the end of its day in UTC")
+@click.option("--known-at", type=SEQUENCE, metavar="SEQ", help="only events up to this sequence: what was known then")
 @click.option("--trade-id", "trade_ids", multiple=True, metavar="ID", help="only trades of this id")
 @click.option("--kind", "kinds", multiple=True, type=KIND, help="only this kind")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="the last N of them")
@@ -182,6 +184,8 @@ def trades(
     sources: tuple[str, ...],
     first_ns: int | None,
     last_ns: int | None,
+    as_of: int | None,
+    known_at: int | None,
     trade_ids: tuple[str, ...],
     kinds: tuple[str, ...],
     last: int | None,
@@ -200,6 +204,7 @@ def trades(
     pks trades --from 2025-03-14 --to 2025-03-14T12:00:00Z --csv
     pks trades --unallocated
     pks trades --book RU-EQ --matches
+    pks trades --as-of 2025-03-14T15:00:00Z --known-at 1200 --csv
 
     States: BOOKED, AMENDED vN (N versions so far), CANCELLED, REFUSED with the position's reason; blocks are UNALLOCATED until they are
     ALLOCATED. An amend that moves a trade to another book or instrument leaves a CANCELLED trade and an AMENDED one behind. Works with and
@@ -208,7 +213,10 @@ def trades(
     from pks.cli.past import CatalogueNames, ids_of, open_past
     from pks.engine.booking.keys import inline_id
 
+    if with_matches and as_of is not None:
+        fail("--matches shows the lots that trades closed by all that is known: not with --as-of", EXIT_USAGE)
     past = open_past(quiet_config(config, data_dir, instance))
+    past = replace(past, last=past.upto(known_at))
     folded = past.fold(past.last)
     names = CatalogueNames(folded.catalogue)
     state = folded.shard.state
@@ -220,7 +228,7 @@ def trades(
         sources=ids_of(names.source_id, sources),
         kinds=tuple(Kind[kind.upper()] for kind in kinds) or TRADE_KINDS,
         first_ns=first_ns,
-        last_ns=last_ns,
+        last_ns=min((end for end in (last_ns, as_of) if end is not None), default=None),
         trade_ids=tuple(inline_id(trade_id) for trade_id in trade_ids),
         unallocated=unallocated,
     )

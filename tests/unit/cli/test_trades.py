@@ -160,6 +160,28 @@ def test_filters(pks_run: Run, corrected_dir: Path) -> None:
     assert ids("--trade-id", "GONE", "--trade-id", "PLAIN") == ["PLAIN", "GONE"]
 
 
+def test_as_they_were_known(shown: dict[str, list[dict[str, Any]]], pks_run: Run, corrected_dir: Path) -> None:
+    def known(sequence: int, *arguments: str) -> dict[str, dict[str, Any]]:
+        rows = json_of(pks_run(corrected_dir, "trades", "--json", "--known-at", str(sequence), *arguments))
+        return {row["trade_id"]: row for row in rows}
+
+    (amended,) = shown["AMENDED"]
+    then = known(amended["sequence"])
+    assert "GONE" not in then
+    assert (then["AMENDED"]["status"], then["AMENDED"]["version"]) == ("BOOKED", 1)
+    assert known(amended["last_sequence"])["AMENDED"]["status"] == "AMENDED v3"
+    (gone,) = shown["GONE"]
+    assert known(gone["sequence"])["GONE"]["status"] == "BOOKED"
+    assert known(gone["last_sequence"])["GONE"]["status"] == "CANCELLED"
+    as_of = known(gone["last_sequence"], "--as-of", "2025-03-14T11:00:00Z")
+    assert "AMENDED" not in as_of, "its trade time is 12:00 now"
+    assert "GONE" in as_of
+    done = pks_run(corrected_dir, "trades", "--known-at", "999999")
+    assert done.exit_code == 1
+    assert "event 999999 is not in the journal" in done.stderr
+    assert pks_run(corrected_dir, "trades", "--matches", "--as-of", "2025-03-14").exit_code == 2
+
+
 def test_matches_of_trades(pks_run: Run, corrected_dir: Path) -> None:
     chosen = [part for trade_id in (LONG_ID, "SWAP", "PLAIN") for part in ("--trade-id", trade_id)]
     rows = json_of(pks_run(corrected_dir, "trades", "--json", "--matches", *chosen))
