@@ -20,7 +20,7 @@ from pks.layouts.detail import group_at
 from pks.layouts.match import MATCH, VERDICT
 from pks.segments.journal_view import JournalView
 from pks.segments.stream import StreamReader
-from pks.topology import Host, Paths
+from pks.topology import Host, Paths, SystemState
 from pks.workers.checkpoint import latest_checkpoint, load_positions
 from pks.workers.positions import Positions
 
@@ -75,7 +75,7 @@ class Feed:
     def open(self, cursor: int) -> bool:
         """Go on behind event `cursor`, the last that the server has. False while the system is not so far: ask again."""
         limit = self.limit()
-        if limit < 1 or not self._streams_begin():
+        if self.host.system_state is SystemState.STARTING or limit < 1 or not self._streams_begin():
             return False
         self._see(limit)
         rows = self.host.refdata.snapshot()
