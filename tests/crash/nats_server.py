@@ -18,9 +18,12 @@ from nats.js.errors import NotFoundError
 
 from pks.base.config import Edges
 from pks.edges.nats.connection import Connection, open_connection
+from pks.edges.nats.origin import origin_of
+from pks.segments.journal_view import JournalView
 from pks.servers.endpoints import Endpoint
 from pks.servers.nats import Nats
 from tests.conftest import wait_until
+from tests.crash.system import System
 
 SECONDS = 60.0
 
@@ -105,6 +108,16 @@ class NatsServer:
                 await connection.stream.publish(subject, payload, headers=headers)
 
         self.run(work, user)
+
+    def pending(self, system: System) -> int:
+        """Messages that a system's consumer has not acknowledged or not seen."""
+
+        async def work(connection: Connection) -> int:
+            origin = origin_of(JournalView(system.paths.journal).records[1])
+            info = await connection.stream.consumer_info("BOOKING", f"pks-{origin}")
+            return int(info.num_pending) + int(info.num_ack_pending)
+
+        return int(self.run(work))
 
     def remove(self, stream: str) -> None:
         """Delete a stream."""

@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pks.edges.nats.streams import EVENTS_SUBJECT, LIFECYCLE_APPLIED, TRADE_BOOKED, TRADE_REJECTED
+from pks.edges.files.rows import TradeRow
+from pks.edges.nats.origin import origin_of
+from pks.edges.nats.streams import CANONICAL, EVENTS_SUBJECT, LIFECYCLE_APPLIED, TRADE_BOOKED, TRADE_REJECTED
+from pks.engine.booking.border import Border
+from pks.engine.instruments.definitions import Account, Book, Currency, Entity, Instrument, Source
+from pks.layouts.codes import Kind
 from pks.layouts.event import EVENT_BYTES
 from pks.proto.codec import APPLIED, BOOKED, events_of
 from pks.proto.pks.v1 import booking_pb2
@@ -80,7 +86,8 @@ def judge_streams(system: System, server: NatsServer) -> None:
     booked = {int(s) for s in events["sequence"][[int(kind) in BOOKED for kind in events["kind"]]]}
     applied = {int(s) for s in events["sequence"][[int(kind) in APPLIED for kind in events["kind"]]]}
     by_subject: dict[str, Counter[int]] = {}
-    messages = server.messages("BOOKING")
+    origin = origin_of(view.records[1])
+    messages = [message for message in server.messages("BOOKING") if message.headers.get("Pks-Origin") == origin]
     for subject in (TRADE_BOOKED, LIFECYCLE_APPLIED, TRADE_REJECTED):
         by_subject[subject] = sequences_told([message for message in messages if message.subject == subject])
     twice = [sequence for counts in by_subject.values() for sequence, count in counts.items() if count > 1]
@@ -176,3 +183,140 @@ def test_a_restart_goes_on_and_a_wipe_is_filled_again(server: NatsServer, tmp_pa
         wait_until(lambda: bool(server.messages("EVENTS")), SECONDS, "EVENTS filled again")
         judge_streams(system, server)
         feeder.close()
+
+
+def ids_booked(system: System) -> Counter[str]:
+    """How often each trade id was booked."""
+    view = JournalView(system.paths.journal)
+    last = int(Host.open(system.instance).events.head)
+    events = view.records[1 : last + 1]
+    return Counter(trade_id.decode() for trade_id in events["trade_id"][events["kind"] == int(Kind.TRADE)].tolist())
+
+
+def desk(feeder: Feeder) -> None:
+    """A little reference data, the same for each system."""
+    for code in ("USD", "EUR"):
+        feeder.define(Currency(code=code, minor_digits=2))
+    feeder.define(Entity(code="E", functional_currency="USD", timezone="UTC"))
+    feeder.define(Source(code="MANUAL"))
+    feeder.define(Account(code="acc", entity="E"))
+    feeder.define(
+        Book(code="A", entity="E", method="FIFO", oversell="FLIP", fees_in_cost=False, report_currency="USD", zone="UTC", name="A")
+    )
+    feeder.define(
+        Instrument(
+            code="X", asset_class="EQUITY", currency="USD", settle_ccy="USD", price_scale=4, qty_scale=4, money_scale=18, quote_factor="1",
+            negative_price=False, zero_price=False, cleared=False, traded_asset=False,
+        )
+    )  # fmt: skip
+
+
+def trade(trade_id: str, **more: Any) -> Any:
+    words: dict[str, Any] = {
+        "trade_id": trade_id, "book": "A", "instrument": "X", "side": "BUY", "quantity": "10", "price": "100.5",
+        "trade_time_ns": 1_700_000_000_000_000_000,
+    }  # fmt: skip
+    return booking_pb2.Trade(**(words | more))
+
+
+def booked(*trades: Any) -> bytes:
+    return bytes(booking_pb2.TradeBooked(trades=trades).SerializeToString())
+
+
+def applied(trade_id: str, kind: str, **words: Any) -> bytes:
+    event = booking_pb2.LifecycleEvent(trade=booking_pb2.Trade(trade_id=trade_id, kind=kind, **words))
+    return bytes(booking_pb2.LifecycleEventApplied(events=[event]).SerializeToString())
+
+
+GARBAGE: dict[str, tuple[str, bytes, str, str]] = {
+    "no protobuf": (TRADE_BOOKED, b"\xff\xff\xff\xff", "MALFORMED", "BAD_ENCODING"),
+    "text": (TRADE_BOOKED, b'{"trade_id": "T1"}', "MALFORMED", "BAD_ENCODING"),
+    "nothing": (TRADE_BOOKED, b"", "MALFORMED", "BAD_ENCODING"),
+    "cut short": (TRADE_BOOKED, booked(trade("G1"))[:-3], "MALFORMED", "BAD_ENCODING"),
+    "no id": (TRADE_BOOKED, booked(trade("")), "MALFORMED", "MISSING_FIELD"),
+    "no number": (TRADE_BOOKED, booked(trade("G2", quantity="ten")), "MALFORMED", "NOT_A_NUMBER"),
+    "a long number": (TRADE_BOOKED, booked(trade("G3", quantity="9" * 6000)), "MALFORMED", "OUT_OF_RANGE"),
+    "a time that is none": (TRADE_BOOKED, booked(trade("G4", trade_time_ns=2**63 - 1)), "MALFORMED", "TIME_IN_FUTURE"),
+    "no book": (TRADE_BOOKED, booked(trade("G5", book="NOWHERE")), "UNKNOWN_REF", "UNKNOWN_BOOK"),
+    "no instrument": (CANONICAL, booked(trade("G6", instrument="\u2603\n\x00")), "UNKNOWN_REF", "UNKNOWN_INSTRUMENT"),
+    "other content": (TRADE_BOOKED, booked(trade("T1", quantity="11")), "CONFLICT", "IDEMPOTENCY_CONFLICT"),
+    "no trade to cancel": (LIFECYCLE_APPLIED, applied("NONE", "CANCEL"), "UNKNOWN_REF", "UNKNOWN_TRADE"),
+    "no kind": (LIFECYCLE_APPLIED, applied("T1", "EXPLODE"), "MALFORMED", "UNKNOWN_KIND"),
+    "a huge id": (TRADE_BOOKED, booked(trade("i" * 300_000)), "MALFORMED", "BAD_TEXT"),
+}
+
+
+def test_others_book_here_and_garbage_becomes_dead_letters(server: NatsServer, tmp_path: Path, seed: int) -> None:
+    with running(tmp_path, "busin", **server.settings) as system:
+        system.start()
+        feeder = Feeder(system, seed)
+        desk(feeder)
+        wait_until(lambda: cells(system).get("edge_state") == 3, SECONDS, "the bus is up")
+        server.publish(TRADE_BOOKED, booked(trade("T1"), trade("T2", side="SELL", quantity="3")), user="booker")
+        server.publish(CANONICAL, booked(trade("P1", fee="0.25", fee_currency="USD")), user="booker")
+        server.publish(LIFECYCLE_APPLIED, applied("T1", "AMEND", quantity="12"), user="booker")
+        server.publish(TRADE_BOOKED, booked(trade("T1")), user="booker")  # again
+        for subject, payload, _, _ in GARBAGE.values():
+            server.publish(subject, payload)
+        server.publish(TRADE_BOOKED, booked(*(trade(f"N{n}") for n in range(300)), trade("bad", book="?"), trade("last")))
+        wait_until(lambda: ids_booked(system)["last"] and server.pending(system) == 0, SECONDS, "everything answered")
+        counts = ids_booked(system)
+        assert set(counts.values()) == {1}
+        assert counts.keys() == {"T1", "T2", "P1", "last", *(f"N{n}" for n in range(300))}
+        letters = server.messages("DLQ")
+        assert len(letters) == len(GARBAGE) + 1
+        for name, (subject, payload, kind, code) in GARBAGE.items():
+            found = [letter for letter in letters if letter.data == payload and letter.headers["Pks-Dlq-Subject"] == subject]
+            assert len(found) == 1, name
+            headers = found[0].headers
+            assert (headers["Pks-Dlq-Class"], headers["Pks-Dlq-Code"]) == (kind, code), name
+            assert headers["Pks-Dlq-Stream"] == "BOOKING" and headers["Pks-Dlq-Reason"], name
+        assert [letter.headers["Pks-Dlq-Trade-Id"] for letter in letters if letter.headers.get("Pks-Dlq-Index") == "300"] == ["bad"]
+        judge_streams(system, server)
+        feeder.close()
+
+
+def test_two_systems_on_one_server_book_each_trade_once(server: NatsServer, tmp_path: Path, seed: int) -> None:
+    with running(tmp_path, "busone", **server.settings) as one, running(tmp_path, "bustwo", **server.settings) as two:
+        systems = (one, two)
+        feeders = []
+        for system in systems:
+            system.start()
+            feeders.append(Feeder(system, seed))
+            desk(feeders[-1])
+        for number, feeder in enumerate(feeders):
+            border = Border(feeder.booking.catalogue)
+            for n in range(40):
+                row = {"trade_id": f"S{number}-{n}", "book": "A", "instrument": "X", "side": "BUY", "quantity": str(n + 1), "price": "10"}
+                feeder.book(border.group_of(TradeRow(line=1, row=1, trade_time="2025-01-12T10:00:00Z", **row)))
+            for n in range(0, 40, 8):
+                feeder.book(border.group_of(TradeRow(line=1, row=1, trade_id=f"S{number}-{n}", kind="AMEND", quantity="100.5")))
+                feeder.book(border.group_of(TradeRow(line=1, row=1, trade_id=f"S{number}-{n}", kind="AMEND", quantity="50")))
+                feeder.book(border.group_of(TradeRow(line=1, row=1, trade_id=f"S{number}-{n + 1}", kind="CANCEL")))
+            feeder.settle()
+        system_ids = {f"S{number}-{n}" for number in range(2) for n in range(40)}
+        wait_until(lambda: all(ids_booked(system).keys() == system_ids for system in systems), SECONDS, "each has all trades")
+        one.kill("bus")
+        wait_until(lambda: all(corrections(system) == 30 for system in systems), SECONDS, "each has all corrections")
+        for system in systems:
+            wait_caught_up(system)
+        wait_until(lambda: all(server.pending(system) == 0 for system in systems), SECONDS, "nothing under way")
+        for system in systems:
+            assert set(ids_booked(system).values()) == {1}
+            assert corrections(system) == 30, "no echo"
+        assert server.messages("DLQ") == []
+        ours, theirs = (position(system) for system in systems)
+        assert ours == theirs, "both have the same position"
+        for feeder in feeders:
+            feeder.close()
+
+
+def corrections(system: System) -> int:
+    view = JournalView(system.paths.journal)
+    events = view.records[1 : int(Host.open(system.instance).events.head) + 1]
+    return int(np.isin(events["kind"], [int(Kind.AMEND), int(Kind.CANCEL)]).sum())
+
+
+def position(system: System) -> tuple[int, int, int]:
+    record = Host.open(system.instance).positions.snapshot()[0]
+    return int(record["qty_raw"]), int(record["cost_lo"]), int(record["open_lots"])

@@ -15,6 +15,7 @@ from pks.edges.nats.origin import origin_of
 from pks.edges.nats.outlog import OutLog
 from pks.edges.nats.streams import BOOKING, EVENTS, EVENTS_SUBJECT, LIFECYCLE_APPLIED, TRADE_BOOKED, TRADE_REJECTED, ensure_streams
 from pks.servers.endpoints import Endpoint
+from pks.workers.edges.bus_in import BusIn, Reaper
 from pks.workers.edges.bus_out import BookingOut, EventsOut
 from pks.workers.edges.feed import Feed
 from pks.workers.runtime import Context
@@ -44,6 +45,7 @@ class NatsEdge:
         self.connection: Connection | None = None
         self.events: EventsOut | None = None
         self.booking: BookingOut | None = None
+        self.failures: dict[int, int] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.cursor = 0  # last event that both streams have
 
@@ -56,7 +58,7 @@ class NatsEdge:
 
     async def connect(self, endpoint: Endpoint) -> bool:
         """See Edge.connect."""
-        if not self.feed.open(self.cursor):
+        if not self.context.is_system_ready() or not self.feed.open(self.cursor):
             return False
         origin = origin_of(self.feed.view.records[1])
         connection = self.connection = await open_connection(endpoint, f"pks bus {origin}")
@@ -68,7 +70,8 @@ class NatsEdge:
         self._refuse_a_lost_journal(max(events.cursor, booking.cursor))
         self.events, self.booking = events, booking
         self.cursor = min(events.cursor, booking.cursor)
-        self._start(events.run(), booking.run())
+        inward = BusIn(self.context, connection, origin, self.failures)
+        self._start(events.run(), booking.run(), inward.run(), Reaper(connection, inward.consumer).run())
         return True
 
     def _refuse_a_lost_journal(self, cursor: int) -> None:
