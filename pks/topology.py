@@ -237,7 +237,7 @@ class WorkerPlan:
     silent_seconds: float = 5.0  # without a heartbeat for so long, it is killed
 
 
-EDGE_WORKERS: dict[str, str] = {"nats": "bus", "postgres": "records"}
+EDGE_WORKERS: dict[str, str] = {"nats": "bus", "postgres": "records", "questdb": "timeseries"}
 """Edge -> the worker that carries to its server. Redis has none: it holds what its users put there. Dead letters have the reaper."""
 
 

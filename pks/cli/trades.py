@@ -14,6 +14,7 @@ import numpy as np
 from pks.cli.group import EXIT_USAGE, fail, quiet_config, system_options
 from pks.cli.parameters import END, SEQUENCE, START, complete_accounts, complete_books, complete_instruments
 from pks.cli.tables import Column, Output, output_options, progress
+from pks.cli.trades_history import LENGTHS, show_history
 from pks.layouts.codes import Flag, Kind, MatchKind, Side, Subject
 from pks.layouts.event import EVENT
 
@@ -176,6 +177,8 @@ class History:
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="the last N of them")
 @click.option("--unallocated", is_flag=True, help="only blocks that wait for their allocation")
 @click.option("--matches", "with_matches", is_flag=True, help="the lots that each trade closed or moved, instead of the trades")
+@click.option("--history", "of_history", is_flag=True, help="ask the time series instead of the journal: by book, instrument, time")
+@click.option("--bars", type=click.Choice(LENGTHS), help="prices and volume of the time series in spans of this length, for one instrument")
 @output_options
 def trades(
     books: tuple[str, ...],
@@ -191,6 +194,8 @@ def trades(
     last: int | None,
     unallocated: bool,
     with_matches: bool,
+    of_history: bool,
+    bars: str | None,
     output: Output,
     config: Path | None,
     data_dir: Path | None,
@@ -205,11 +210,19 @@ def trades(
     pks trades --unallocated
     pks trades --book RU-EQ --matches
     pks trades --as-of 2025-03-14T15:00:00Z --known-at 1200 --csv
+    pks trades --history --book RU-EQ --from 2025-03-14 --json
+    pks trades --bars 5m --instrument SBER.MOEX
 
     States: BOOKED, AMENDED vN (N versions so far), CANCELLED, REFUSED with the position's reason; blocks are UNALLOCATED until they are
     ALLOCATED. An amend that moves a trade to another book or instrument leaves a CANCELLED trade and an AMENDED one behind. Works with and
     without a running system, up to the last durable event. Without --kind, splits and fixings are left out.
     """
+    if of_history or bars:
+        beyond = (accounts, sources, trade_ids, kinds, unallocated, with_matches, as_of is not None, known_at is not None)
+        if any(beyond):
+            raise click.UsageError("--history and --bars go by --book, --instrument, --from, --to and --last only")
+        show_history(quiet_config(config, data_dir, instance), output, books, instruments, first_ns, last_ns, last, bars)
+        return
     from pks.cli.past import CatalogueNames, ids_of, open_past
     from pks.engine.booking.keys import inline_id
 

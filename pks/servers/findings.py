@@ -20,7 +20,7 @@ from pks.servers.server import NAMES, Server
 WITHOUT = {
     "postgres": "nothing is kept in tables: no snapshots, no dead letters, no users",
     "nats": "nothing is published, and nothing comes in from other hosts",
-    "questdb": "no time series are kept",
+    "questdb": "time series are kept in Postgres",
     "redis": "marks and sessions are not shared with other programs",
 }
 """What is not there without each server; the core does without all of them."""

@@ -43,7 +43,7 @@ def main() -> int:
     except Exception as error:  # the network, the resolver, the disk: each has its own classes, and all mean the same here
         reason = " ".join(str(error).split()) or type(error).__name__
         print(
-            f"pks: no QuestDB jar: {reason[:300]}. Everything else works; no time series are kept until `make jar` finds it",
+            f"pks: no QuestDB jar: {reason[:300]}. Everything else works; time series are kept in Postgres until `make jar` finds it",
             file=sys.stderr,
         )
         return 1

@@ -83,7 +83,7 @@ def test_doctor_says_what_of_the_servers_is_there(tmp_path: Path, monkeypatch: p
     lines = {line.split()[1]: line for line in result.output.splitlines()}
     assert lines["postgres"] == "ok    postgres       external, postgresql://me:***@host/db"
     assert lines["nats"].startswith("note  nats           edges.nats_bin: there is no file")
-    assert lines["questdb"].endswith("without it no time series are kept")
+    assert lines["questdb"].endswith("without it time series are kept in Postgres")
     assert lines["redis"].startswith("LACK  redis          /bin/true is another program")
     assert result.exit_code == 1
     assert not (tmp_path / "new").exists(), "it only looks"
