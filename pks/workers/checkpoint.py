@@ -87,6 +87,12 @@ def capture_arrays(booking: Booking) -> tuple[dict[str, Any], dict[str, Any]]:
 def positions_arrays(positions: Positions, reentries: Sequence[tuple[int, int]] = ()) -> dict[str, Any]:
     """The arrays of a fold of all books. reentries: (transfer, cause) whose amendment is not in the journal yet."""
     arrays = {f"state_{name}": value for name, value in export_state(positions.shard.state).items()}
+    return arrays | moved_arrays(positions, reentries)
+
+
+def moved_arrays(positions: Positions, reentries: Sequence[tuple[int, int]] = ()) -> dict[str, Any]:
+    """The arrays of lots on their way: moved sets, and what is owed. Arguments as `positions_arrays`."""
+    arrays: dict[str, Any] = {}
     sets = [made for _, made_sets in sorted(positions.shard.sets.items()) for made in made_sets]
     arrays["set_heads"] = np.array([(s.transfer, s.version, s.code, len(s.moves)) for s in sets], np.int64).reshape(-1, 4)
     arrays["set_moves"] = np.concatenate([s.moves for s in sets]) if sets else np.zeros(0, MATCH)

@@ -31,6 +31,7 @@ from pks.workers.checkpoint import (
     positions_arrays,
     write_checkpoint,
 )
+from pks.workers.edges.snapshot import snapshots_of
 from pks.workers.positions import Positions
 from pks.workers.runtime import IDLE_NS, Context
 
@@ -91,6 +92,7 @@ class Shadow:
         self.next_key = 0
         self.row = np.zeros(POSITION_WORDS, np.int64)
         self.found = np.zeros(2, np.int64)
+        self.snapshots = snapshots_of(context, self.positions, self.view)
         context.ready()
 
     def _durable(self) -> int:
@@ -117,6 +119,8 @@ class Shadow:
             self.sequence = last
         self.context.cursor, self.context.lag = self.sequence, durable - self.sequence
         self._compare()
+        if self.snapshots is not None:
+            self.snapshots.turn(self.sequence, self.reentries)
         return work
 
     def _owe_reentries(self, first: int, last: int) -> None:
@@ -200,7 +204,9 @@ class Shadow:
         return True
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """End the way to Postgres."""
+        if self.snapshots is not None:
+            self.snapshots.close()
 
 
 def make(context: Context) -> Shadow:
@@ -210,10 +216,13 @@ def make(context: Context) -> Shadow:
 
 def warm() -> None:
     """Compile the kernels of this worker."""
+    from pks.engine.lots.extract import warm_extract
+    from pks.engine.lots.state import new_state
     from pks.workers.warm import warm_fold, warm_rings
 
     warm_fold()
     warm_rings()
+    warm_extract(new_state(4, 4, 4, 4, 4))
     journal = np.zeros(1, EVENT)
     journal.flags.writeable = False
     last_end(journal, -1, 0, 0)

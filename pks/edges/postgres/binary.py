@@ -83,14 +83,21 @@ def times(values_ns: Any, null: Any = None) -> Column:
 def texts(values: Any, null: Any = None) -> Column:
     """Byte strings (dtype S, UTF-8 without NUL) as text."""
     values = np.ascontiguousarray(values)
-    width = values.dtype.itemsize
     lengths = np.char.str_len(values)
+    width = int(lengths.max(initial=0))  # codes have room for much more than most need
     data = np.empty((len(values), 4 + width), np.uint8)
     data[:, :4] = lengths.astype(">i4").view(np.uint8).reshape(-1, 4)
-    data[:, 4:] = values.view(np.uint8).reshape(len(values), width)
+    data[:, 4:] = values.view(np.uint8).reshape(len(values), -1)[:, :width]
+    if width and int(lengths.min()) == width:
+        return _with_nulls(Column(data, None), null)
     counts = np.ones(data.shape, np.bool_)
     counts[:, 4:] = np.arange(width) < lengths[:, None]
     return _with_nulls(Column(data, counts), null)
+
+
+def nulls(count: int) -> Column:
+    """Null in every row, of any type."""
+    return Column(np.full((count, 4), 255, np.uint8), None)
 
 
 def texts_or_null(values: Any) -> Column:

@@ -165,7 +165,7 @@ def _said(details: list[dict[str, Any]], name: str) -> Any:
 def _trades(e: Any, texts: list[bytes | None], names: Names, revisions: Any = None, lasts: Any = None) -> bytes:
     """COPY of TRADE_COLUMNS. With revisions and lasts, e are AMENDs, each under its trade's sequence."""
     is_amend = revisions is not None
-    details = [_details(text) for text in texts]
+    details = [_details(text) for text in texts] if any(texts) else []
     flags, kinds = e["flags"], e["kind"]
     status = np.where((kinds == Kind.TRADE) & ((flags & Flag.BLOCK) != 0), UNALLOCATED, BOOKED)
     status = np.where((kinds == Kind.TRADE) & (e["original"] != 0), AMENDED, status)
@@ -207,12 +207,14 @@ def _trades(e: Any, texts: list[bytes | None], names: Names, revisions: Any = No
         _code(names, Subject.ACCOUNT, e["account_id"]),
         _code(names, Subject.ACCOUNT, e["to_account_id"]),
         _code(names, Subject.CURRENCY, np.where(no_fee, 0, e["fee_currency_id"])),
-        *(binary.texts_or_null(_said(details, name)) for name in TEXT_COLUMNS),
+        *(binary.texts_or_null(_said(details, name)) if details else binary.nulls(len(e)) for name in TEXT_COLUMNS),
     ]
     return binary.rows(columns, {at: msgspec.json.encode(one) for at, one in enumerate(details) if one})
 
 
 def _code(names: Names, subject: Subject, ids: Any) -> Column:
+    if not ids.any():
+        return binary.nulls(len(ids))
     return binary.texts_or_null(names.codes(subject, ids))
 
 

@@ -104,6 +104,13 @@ def export_state(state: State) -> Arrays:
         "lot_ends": lot_ends,
         "accounts": accounts[: account_ends[-1] if count else 0],
         "account_ends": account_ends,
+        **export_rest(state),
+    }
+
+
+def export_rest(state: State) -> Arrays:
+    """What the state holds besides keys, lots and accounts."""
+    return {
         "instruments": state.instruments.copy(),
         "books": state.books.copy(),
         "methods": state.methods[: state.meta[METHODS_COUNT]].copy(),
