@@ -46,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "positions": Entry("pks.cli.positions:positions", "positions, now or at any time, by book, account or entity"),
     "recover": Entry("pks.cli.recover:recover", "the journal made again from Postgres and NATS, when the disk was lost"),
     "ref": Entry("pks.cli.ref:ref", "reference data: load, class defaults, what is known"),
+    "refill": Entry("pks.cli.refill:refill", "what a server has of the journal, brought to it again"),
     "run": Entry("pks.cli.run:run", "the system, in the foreground"),
     "shm": Entry("pks.cli.shm:shm", "segments of shared memory: what is there, and what is in it"),
     "status": Entry("pks.cli.status:status", "workers, cursors and lags of the running system"),
