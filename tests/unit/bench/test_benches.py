@@ -28,6 +28,7 @@ PROMISED = {
     "journal": {"reply_over_fdatasync_ms", "journal_jetstream_ratio"},
     "book": {"book_rows_per_s"},
     "recover": {"ready_after_kill_s", "worker_pss_mb", "full_book_pss_mb"},
+    "postgres": {"trade_to_postgres_row_ms"},
 }
 TOP = {"bench", "machine", "cores", "wait", "runs", "commit", "promises", "results"}
 IN_A_PROMISE = {"promise", "measured", "op", "bound", "ours", "theirs", "peer"}
