@@ -54,7 +54,9 @@ def _reader_of(streams: tuple[str, ...]) -> tuple[str, ...]:
 
 USERS = (
     User("pks", (">",), (">",)),  # our own edges
-    User("algo", _reader_of(("POSITIONS", "MARKS")), ("_INBOX_algo.>", "bo.position.>", "bo.pnl.>", "bo.mark.>", "md.>")),
+    User(
+        "algo", _reader_of(("POSITIONS", "POSITIONS_LATEST", "MARKS")), ("_INBOX_algo.>", "bo.position.>", "bo.pnl.>", "bo.mark.>", "md.>")
+    ),
     User(
         "booker",
         ("backoffice.booking.v1.TradeBooked", "backoffice.booking.v1.LifecycleEventApplied", "pd.canonical"),

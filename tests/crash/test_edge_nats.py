@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pks
+from pks.client.remote import NotReached
 from pks.edges.files.rows import TradeRow
 from pks.edges.nats.origin import origin_of
 from pks.edges.nats.streams import CANONICAL, EVENTS_SUBJECT, LIFECYCLE_APPLIED, TRADE_BOOKED, TRADE_REJECTED
@@ -19,12 +24,13 @@ from pks.engine.instruments.definitions import Account, Book, Currency, Entity, 
 from pks.layouts.codes import Kind
 from pks.layouts.event import EVENT_BYTES
 from pks.proto.codec import APPLIED, BOOKED, events_of
-from pks.proto.pks.v1 import booking_pb2
+from pks.proto.pks.v1 import booking_pb2, position_pb2
+from pks.segments.errors import StaleHost
 from pks.segments.journal_view import JournalView
 from pks.topology import Host
 from tests.conftest import wait_until
 from tests.crash.nats_server import NatsServer, Stored, nats_server
-from tests.crash.system import SECONDS, Feeder, LiveDay, System, running
+from tests.crash.system import ROOT, SECONDS, Feeder, LiveDay, System, running
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -118,11 +124,11 @@ def test_every_event_goes_out_once(server: NatsServer, tmp_path: Path, seed: int
             day.step()
         feeder.settle()
         judge_streams(system, server)
-        trade = next(m for m in server.messages("BOOKING", TRADE_BOOKED))
-        first = booking_pb2.TradeBooked.FromString(trade.data).trades[0]
-        assert first.trade_id and first.book and first.quantity and first.trade_time_ns
-        assert trade.headers["Pks-Origin"] and trade.headers["Nats-Msg-Id"]
-        assert int(trade.headers["Pks-First"]) == first.sequence
+        message = next(m for m in server.messages("BOOKING", TRADE_BOOKED))
+        first = booking_pb2.TradeBooked.FromString(message.data).trades[0]
+        assert first.trade_id and (first.book or first.is_block) and first.quantity and first.trade_time_ns
+        assert message.headers["Pks-Origin"] and message.headers["Nats-Msg-Id"]
+        assert int(message.headers["Pks-First"]) == first.sequence
         feeder.close()
         assert system.stop() == 0
         assert not [kernel for kernel in system.late_kernels() if kernel.startswith("bus:")], "warm() calls every kernel"
@@ -320,3 +326,81 @@ def corrections(system: System) -> int:
 def position(system: System) -> tuple[int, int, int]:
     record = Host.open(system.instance).positions.snapshot()[0]
     return int(record["qty_raw"]), int(record["cost_lo"]), int(record["open_lots"])
+
+
+def local_positions(system: System) -> list[dict[str, Any]]:
+    with pks.attach(system.instance) as host:
+        return sorted(host.positions.to_dicts(), key=lambda one: (one["book"], one["instrument"]))
+
+
+def test_positions_are_followed_from_afar(server: NatsServer, tmp_path: Path, seed: int) -> None:
+    """The same figures as on the host, the snapshot for a late joiner, changes, over a restart of server and worker; then silence."""
+    with running(tmp_path, "busfar", shards="2", **server.settings) as system:
+        system.start()
+        feeder, day = a_day(system, seed)
+        for _ in range(200):
+            day.step()
+        feeder.settle()
+        with pks.connect(server.server.url(), nkey=server.server.seed_file("algo")) as host:
+
+            def agrees() -> bool:
+                return [one.as_dict() for one in host.positions] == local_positions(system)
+
+            wait_until(agrees, SECONDS, "the same positions")
+            some = next(iter(host.positions))
+            with pks.attach(system.instance) as here:
+                near = here.positions[some.book, some.instrument]
+            for figure in (
+                "quantity",
+                "average_price",
+                "cost",
+                "fees",
+                "clearing_cost",
+                "variation",
+                "last_price",
+                "trades_count",
+                "forced",
+            ):
+                assert getattr(some, figure) == getattr(near, figure), figure
+            assert host.positions[some.book, some.instrument] == some
+            with pytest.raises(KeyError):
+                host.positions["NOWHERE", "NOTHING"]
+            updates = host.updates(timeout=SECONDS)
+            for _ in range(40):
+                day.step()
+            feeder.settle()
+            assert next(updates).last_sequence > 0
+            wait_until(agrees, SECONDS, "the changes")
+            server.kill()
+            for _ in range(40):
+                day.step()
+            server.start()
+            system.kill("bus")
+            feeder.settle()
+            wait_until(agrees, SECONDS, "the changes that came while the server was dead")
+            assert host.connections_count > 1
+            for message in server.messages("POSITIONS"):
+                for told in position_pb2.PositionsUpdated.FromString(message.data).positions:
+                    assert told.last_sequence <= int(message.headers["Pks-Sequence"])
+            server.wipe()
+            server.start()
+            count = len(local_positions(system))
+            wait_until(lambda: len(server.messages("POSITIONS_LATEST")) == count, SECONDS, "the latest of each after a wipe")
+            words = [sys.executable, str(ROOT / "examples" / "remote_strategy.py"), "--url", server.server.url(), "--seconds", "3"]
+            words += ["--nkey", str(server.server.seed_file("algo")), "--book", some.book]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, env={**os.environ, "PYTHONPATH": str(ROOT)})
+            assert done.returncode == 0, done.stderr
+            assert f"{some.instrument} " in done.stdout and "changes" in done.stdout
+            feeder.close()
+            system.stop()
+
+            def is_stale() -> bool:
+                try:
+                    host.check_live()
+                except StaleHost:
+                    return True
+                return False
+
+            wait_until(is_stale, SECONDS, "silence")
+        with pytest.raises(NotReached):
+            pks.connect(server.server.url(), nkey=server.server.seed_file("algo"), timeout=0.5)

@@ -24,6 +24,7 @@ CANONICAL = "pd.canonical"
 EVENTS_SUBJECT = "bo.events.v1.0"
 POSITION_UPDATED = "bo.position.updated.v1"
 POSITION_LATEST = "bo.position.latest.v1"
+POSITION_HEARTBEAT = "bo.position.heartbeat.v1"  # kept by no stream
 DEAD_BOOKING = "backoffice.dlq.booking"
 MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 

@@ -17,6 +17,7 @@ from pks.edges.nats.streams import BOOKING, EVENTS, EVENTS_SUBJECT, LIFECYCLE_AP
 from pks.servers.endpoints import Endpoint
 from pks.workers.edges.bus_in import BusIn, Reaper
 from pks.workers.edges.bus_out import BookingOut, EventsOut
+from pks.workers.edges.bus_positions import PositionsOut
 from pks.workers.edges.feed import Feed
 from pks.workers.runtime import Context
 
@@ -71,7 +72,8 @@ class NatsEdge:
         self.events, self.booking = events, booking
         self.cursor = min(events.cursor, booking.cursor)
         inward = BusIn(self.context, connection, origin, self.failures)
-        self._start(events.run(), booking.run(), inward.run(), Reaper(connection, inward.consumer).run())
+        positions = PositionsOut(self.context, self.feed, connection, origin)
+        self._start(events.run(), booking.run(), inward.run(), Reaper(connection, inward.consumer).run(), positions.run())
         return True
 
     def _refuse_a_lost_journal(self, cursor: int) -> None:

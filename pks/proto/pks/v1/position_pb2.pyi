@@ -68,3 +68,13 @@ class PositionsUpdated(_message.Message):
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     positions: _containers.RepeatedCompositeFieldContainer[PositionUpdated]
     def __init__(self, positions: _Optional[_Iterable[_Union[PositionUpdated, _Mapping]]] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("durable_sequence", "told_sequence", "at_ns")
+    DURABLE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TOLD_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    AT_NS_FIELD_NUMBER: _ClassVar[int]
+    durable_sequence: int
+    told_sequence: int
+    at_ns: int
+    def __init__(self, durable_sequence: _Optional[int] = ..., told_sequence: _Optional[int] = ..., at_ns: _Optional[int] = ...) -> None: ...
