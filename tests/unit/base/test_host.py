@@ -322,7 +322,7 @@ def test_use_makes_a_folder_young_again(copied: Path, tmp_path: Path) -> None:
 def test_import_pks_is_light(tmp_path: Path) -> None:
     heavy = "{'numpy', 'numba', 'msgspec', 'click', 'textual', 'pyarrow', 'structlog', 'psutil', 'uvloop', 'asyncio'}"
     code = f"import sys, pks; print(sorted({heavy} & sys.modules.keys()), pks.__all__)"
-    assert python(code, PACKAGE.parent, PKS_CACHE_DIR=str(tmp_path)) == "[] ['attach']"
+    assert python(code, PACKAGE.parent, PKS_CACHE_DIR=str(tmp_path)) == "[] ['attach', 'connect']"
 
 
 def test_a_name_that_pks_does_not_have_is_an_attribute_error() -> None:
