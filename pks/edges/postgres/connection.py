@@ -18,6 +18,11 @@ COMMAND_SECONDS = 60.0
 
 SETTINGS = {"timezone": "UTC", "application_name": "pks", "jit": "off"}
 
+DERIVED = {"synchronous_commit": "off"}
+"""For writers of what the journal has: a commit does not wait for the disk. Rows and cursor are lost together if the server dies within the
+next second, and brought again from that cursor; none is ever half there.
+"""
+
 EDGE_ROLE = "pks_edge"
 
 

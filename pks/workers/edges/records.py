@@ -51,13 +51,13 @@ class Records:
 
     async def connect(self, endpoint: Endpoint) -> bool:
         """The cursor is the database's; its checksum says whether it is of our journal."""
-        from pks.edges.postgres.connection import connect
+        from pks.edges.postgres.connection import DERIVED, connect
         from pks.edges.postgres.names import Names
         from pks.edges.postgres.writer import Writer
 
         if not self.feed.open(0):
             return False
-        self._writer = Writer(await connect(endpoint), self.context.config.instance)
+        self._writer = Writer(await connect(endpoint, **DERIVED), self.context.config.instance)
         cursor, checksum = await self._writer.begin()
         self._check(cursor, checksum)
         if cursor > self.feed.limit():

@@ -242,10 +242,10 @@ async def _carry(
     found: Endpoint, number: int, packages: queue.SimpleQueue[Package | None], answers: queue.SimpleQueue[Known | int | str]
 ) -> bool:
     """Write packages until the end (True) or a failure, which is raised."""
-    from pks.edges.postgres.connection import connect
+    from pks.edges.postgres.connection import DERIVED, connect
     from pks.edges.postgres.positions import PositionsWriter
 
-    connection = await connect(found)
+    connection = await connect(found, **DERIVED)
     try:
         writer = PositionsWriter(connection)
         answers.put(Known(number, *await writer.begin()))
