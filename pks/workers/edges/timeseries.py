@@ -74,16 +74,13 @@ class TimeSeries:
         """As the port says; the store is the one chosen by `place`."""
         from pks.edges.questdb.errors import StoreAhead
 
-        is_ready = self.context.is_system_ready()
-        if not self.feed.open(0):
+        if not self.context.is_system_ready() or not self.feed.open(0):
             return False
         self.store = self._choice.store_of(self.chosen._replace(place=endpoint))
         await self.store.open()
         cursor, limit = await self.store.cursor(), self.feed.limit()
         if cursor > limit:
-            if is_ready:
-                raise StoreAhead(self.store.name, cursor, limit)
-            return False  # accumulators are still on their way
+            raise StoreAhead(self.store.name, cursor, limit)
         self._reached(cursor)
         self.names = self._rows.Names(self.feed.catalogue)
         self._check_ns = self.context.clock.monotonic_ns() + CHECK_NS
