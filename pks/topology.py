@@ -243,7 +243,7 @@ EDGE_WORKERS: dict[str, str] = {"nats": "bus", "postgres": "records", "questdb":
 
 def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ()) -> tuple[WorkerPlan, ...]:
     """The workers of a system of `shards`, by number, which is also the order of cores for hot ones; a loader where there is a desk, and
-    a worker for each of `edges` that has one.
+    a worker for each of `edges` that has one, and alerts with any of them.
     """
     loader = (WorkerPlan("loader", "pks.workers.loader:make", hot=False, stop_phase=0, silent_seconds=30.0),) if loads_desk else ()
     return (
@@ -265,6 +265,7 @@ def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ())
             if {"nats", "postgres"} <= set(edges)
             else ()
         ),
+        *((WorkerPlan("alerts", "pks.workers.edges.alerts:make", hot=False, stop_phase=4, silent_seconds=60.0),) if edges else ()),
     )
 
 

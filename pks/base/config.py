@@ -23,6 +23,7 @@ from pks.base.urls import url_fault, without_secret
 WaitSetting = Literal["auto", "spin", "yield", "park"]
 EdgesSetting = Literal["embedded", "external", "none"]
 SizesSetting = Literal["auto", "small", "normal"]
+AlertClassName = Literal["dead_letters", "rejections", "shadow_differences", "edge_down", "edge_lag", "disk_space"]
 
 InstanceName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]*$|^$", max_length=limits.INSTANCE_CHARACTERS_MAX)]
 Core = Annotated[int, Meta(ge=0, le=1 << 16)]
@@ -80,6 +81,28 @@ class Edges(Struct, frozen=True, kw_only=True):
         return f"Edges({', '.join(f'{name}={value!r}' for name, value in shown.items() if value)})"
 
 
+class AlertRule(Struct, frozen=True, kw_only=True):
+    """`[alerts.rules.<class>]`: how alerts of a class are told. Without channels they are kept and shown."""
+
+    severity: Literal["INFO", "WARNING", "CRITICAL"] = "WARNING"
+    channels: tuple[str, ...] = ()  # names in `alerts.channels`
+    window: Annotated[int, Meta(ge=1, le=86_400)] = 300  # seconds in which what happens again is counted, not told
+
+
+class Alerts(Struct, frozen=True, kw_only=True):
+    """`[alerts]`: what is told to people, and by which ways."""
+
+    channels: dict[str, str] = {}  # name -> apprise's URL of a chat, a mailbox, a webhook; it may hold a password
+    rules: dict[AlertClassName, AlertRule] = {}
+    down_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 30  # an edge is down for so long
+    lag_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 60  # what an edge lacks is so old
+    disk_free_mb: Annotated[int, Meta(ge=0, le=1 << 30)] = 1024  # less is free where the data are; 0: never told
+
+    def __repr__(self) -> str:
+        """Without the channels' URLs."""
+        return f"Alerts(channels={sorted(self.channels)}, rules={self.rules})"
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Every setting, as the configuration file spells it."""
 
@@ -97,6 +120,7 @@ class Config(Struct, frozen=True, kw_only=True):
     shm: Shm = Shm()
     journal: Journal = Journal()
     edges: Edges = Edges()
+    alerts: Alerts = Alerts()
 
 
 class Loaded(NamedTuple):
@@ -169,7 +193,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
         if setting is None:
             notes.append(f"the variable {variable} is not a setting of PKS and was not looked at")
             continue
-        value = _table_of(text, variable, setting) if setting in _TABLES else text
+        value = _table_of(text, variable, setting) if setting in _TABLES else _json_of(text, variable) if setting in _JSON else text
         _set(merged, origins, setting, value, "environment", variable, strict=False, named=variable)
     for key, value in (flags or {}).items():
         if value is not None:
@@ -217,7 +241,9 @@ def _types_of(struct: type[Struct], prefix: str = "") -> Iterator[tuple[str, Any
 
 _TYPES: dict[str, Any] = dict(_types_of(Config))
 _SECTIONS = {name.partition(".")[0] for name in _TYPES if "." in name}
-_TABLES = {"cores", "wait_of"}
+_TABLES = {"cores", "wait_of", "alerts.channels"}
+_JSON = {"alerts.rules"}  # written as JSON in the environment
+_SECRET = {"alerts.channels"}
 _SHORT = {"edges": "edges.mode"}
 _URL_SCHEMES = {
     "edges.nats_url": ("nats", "tls"),
@@ -292,7 +318,8 @@ def _set(
     try:
         merged[key] = msgspec.convert(value, _TYPES[key], strict=strict)
     except msgspec.ValidationError as error:
-        raise ConfigError(where, named or key, f"{shown(value)}: {error}") from error
+        told = "a value that may be secret" if key in _SECRET else shown(value)
+        raise ConfigError(where, named or key, f"{told}: {error}") from error
     origins[key] = origin
 
 
@@ -309,9 +336,17 @@ def _table_of(text: str, variable: str, setting: str) -> dict[str, Any]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         worker, equals, value = part.partition("=")
         if not equals or not worker.strip():
-            raise ConfigError("environment", variable, f"{shown(text)}: write it as worker=value,worker=value")
+            told = "a value that may be secret" if setting in _SECRET else shown(text)
+            raise ConfigError("environment", variable, f"{told}: write it as worker=value,worker=value")
         table[worker.strip()] = int(value) if setting == "cores" and re.fullmatch(r"\s*\d{1,9}\s*", value) else value.strip()
     return table
+
+
+def _json_of(text: str, variable: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError("environment", variable, f"{shown(text)}: is not JSON: {error}") from error
 
 
 def _built(merged: dict[str, Any]) -> Config:
@@ -321,7 +356,13 @@ def _built(merged: dict[str, Any]) -> Config:
         section, dot, name = key.partition(".")
         if dot:
             sections[section][name] = value
-    return Config(**top, shm=Shm(**sections["shm"]), journal=Journal(**sections["journal"]), edges=Edges(**sections["edges"]))
+    return Config(
+        **top,
+        shm=Shm(**sections["shm"]),
+        journal=Journal(**sections["journal"]),
+        edges=Edges(**sections["edges"]),
+        alerts=Alerts(**sections["alerts"]),
+    )
 
 
 def _with_data_dir(config: Config, environ: Mapping[str, str]) -> Config:
@@ -337,6 +378,9 @@ def _with_data_dir(config: Config, environ: Mapping[str, str]) -> Config:
 
 def _check_together(config: Config, origins: dict[str, str]) -> None:
     """What no single value shows."""
+    for alert, rule in config.alerts.rules.items():
+        for unknown in set(rule.channels) - config.alerts.channels.keys():
+            raise ConfigError(origins["alerts.rules"], "alerts.rules", f"{alert}: alerts.channels has no {unknown!r}")
     flat = msgspec.to_builtins(config)
     for key in _POWERS_OF_TWO:
         section, _, name = key.rpartition(".")

@@ -12,6 +12,8 @@ import click
 from pks.cli.group import quiet_config, system_options
 from pks.cli.running import Running, find_running
 
+ALERTS_SHOWN = 20
+
 CARRIED = {1: "WAITING", 2: "DOWN", 3: "UP"}
 """workers.edges.edge.EdgeState, which no command may import for its event loop."""
 
@@ -68,7 +70,28 @@ def status_of(running: Running) -> dict[str, Any]:
         "edges": edges_of(running.servers, facts, cells),
         "endpoints": running.endpoints,
         "shadow": shadow,
+        "alerts": alerts_of(running.data_dir),
     }
+
+
+def alerts_of(data_dir: Path) -> list[dict[str, Any]]:
+    """The latest alerts, the newest first."""
+    from pks.base.clock import format_time
+    from pks.edges.chat.keep import AlertFile
+
+    return [
+        {
+            "class": alert.alert_class.value,
+            "severity": alert.severity,
+            "time": format_time(alert.window_start_ns),
+            "count": alert.count,
+            "text": alert.text,
+            "channels": alert.channels,
+            "state": alert.state.value,
+            "error": alert.error or None,
+        }
+        for alert in AlertFile(data_dir / "run").read(ALERTS_SHOWN)
+    ]
 
 
 def edges_of(servers: dict[str, dict[str, Any]], workers: list[Any], cells: list[Any]) -> dict[str, dict[str, Any]]:
@@ -116,6 +139,9 @@ def _as_table(facts: dict[str, Any]) -> str:
             f"{_shown(worker['heartbeat_age_ms']):>8} {worker['cursor']:>12} {worker['lag']:>8}  {worker['last_error'] or ''}".rstrip()
         )
     lines += ["", *edge_lines(facts["edges"])]
+    if facts["alerts"]:
+        lines += ["", f"{'alert':19} {'severity':8} {'since':30} {'count':>7}  what"]
+        lines += [f"{one['class']:19} {one['severity']:8} {one['time']:30} {one['count']:>7}  {one['text']}" for one in facts["alerts"][:5]]
     return "\n".join(lines)
 
 

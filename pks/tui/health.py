@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pks.base.clock import Clock
+from pks.base.clock import Clock, format_time
+from pks.edges.chat.keep import AlertFile
 from pks.layouts.segment import CellKind, WorkerState
 from pks.segments.counters import Histogram
 from pks.segments.ring import Ring, ring_cursor
 from pks.topology import CHANNELS, Host, Kind, Paths, instances_of
 from pks.tui.figures import age, nanoseconds
+
+ALERTS_SHOWN = 5
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
@@ -75,6 +78,17 @@ class CounterLine(NamedTuple):
     value: int
 
 
+class AlertLine(NamedTuple):
+    """One alert. time: when its window began, UTC."""
+
+    alert_class: str
+    severity: str
+    time: str
+    events: int
+    text: str
+    state: str
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """All of it at one moment."""
@@ -85,6 +99,21 @@ class Health:
     latencies: list[LatencyLine]
     counters: list[CounterLine]
     edges: str
+    alerts: list[AlertLine]
+
+
+def read_alerts(data_dir: Path | None) -> list[AlertLine]:
+    """The latest alerts of the system whose data lie in `data_dir` (None: not known here), the newest first."""
+    if data_dir is None:
+        return []
+    try:
+        alerts = AlertFile(Paths(data_dir).run).read(ALERTS_SHOWN)
+    except OSError:  # the folder is not for this user
+        return []
+    return [
+        AlertLine(one.alert_class.replace("_", " "), one.severity, format_time(one.window_start_ns, 0), one.count, one.text, one.state)
+        for one in alerts
+    ]
 
 
 def read_edges(data_dir: Path | None) -> str:
@@ -131,7 +160,8 @@ def read_health(host: Host, clock: Clock, data_dir: Path | None = None) -> Healt
             latencies.append(LatencyLine(worker, cell.name, cell.value.count, wanted, mean, said(cell.value.max_ns)))
         else:
             counters.append(CounterLine(worker, cell.name, CellKind(cell.kind).name.lower(), cell.value))
-    return Health(host.system_state.name, workers, list(_ring_lines(host)), latencies, counters, read_edges(data_dir))
+    edges, alerts = read_edges(data_dir), read_alerts(data_dir)
+    return Health(host.system_state.name, workers, list(_ring_lines(host)), latencies, counters, edges, alerts)
 
 
 def _count(value: int) -> str:

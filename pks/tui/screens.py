@@ -147,6 +147,7 @@ class HealthScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll():
             yield Static(id="system")
+            yield Static(id="alerts")
             yield Static(id="workers")
             yield Static(id="rings")
             yield Static(id="latencies")
@@ -170,6 +171,9 @@ class HealthScreen(Screen[None]):
                 "   ", ("applied ", "dim"), f"{applied:,}", "   ", ("edges ", "dim"), health.edges,
             )
         )  # fmt: skip
+        alerts = self.query_one("#alerts", Static)
+        alerts.display = bool(health.alerts)
+        alerts.update(alerts_table(health))
         self.query_one("#workers", Static).update(workers_table(health))
         self.query_one("#rings", Static).update(rings_table(health))
         self.query_one("#latencies", Static).update(latencies_table(health))
@@ -333,6 +337,15 @@ def latencies_table(health: Health) -> Table:
     table = _table("Latencies", "Worker", "What", "Count>", *(f"p{percent:g}>" for percent in PERCENTILES), "Mean>", "Max>")
     for line in health.latencies:
         table.add_row(line.worker, line.name, f"{line.values_count:,}", *line.percentiles, line.mean, line.largest)
+    return table
+
+
+def alerts_table(health: Health) -> Table:
+    """The latest alerts."""
+    table = _table("Alerts", "Since", "Severity", "What", "Count>", "Text", "Sent")
+    for line in health.alerts:
+        style = {"CRITICAL": "bold red", "WARNING": "yellow"}.get(line.severity, "")
+        table.add_row(line.time, Text(line.severity, style), line.alert_class, f"{line.events:,}", line.text, line.state)
     return table
 
 

@@ -99,7 +99,8 @@ def note_late_kernels(file: Path) -> None:
 def run(data_dir: str, instance: str, options: dict[str, str]) -> int:
     """The supervisor, in this process. What is changed here is inherited by every worker."""
     silent, clock, park, late = (options.pop(name, "") for name in ("silent", "clock", "park", "late"))
-    config = load_config(None, {}, {"data_dir": data_dir, "instance": instance, **options}).config
+    tables = {key: json.loads(value) for key, value in options.items() if value.startswith("{")}
+    config = load_config(None, {}, {"data_dir": data_dir, "instance": instance, **options, **tables}).config
     note_late_kernels(Path(late))
     if clock:
         WrongClock.file = Path(clock)

@@ -76,17 +76,24 @@ def test_every_setting_has_its_variable_and_its_place_in_the_file(file: Path) ->
         "edges.mode": "external", "edges.nats_url": "nats://h", "edges.nats_nkey": "/n", "edges.postgres_url": "postgresql://h/d",
         "edges.redis_url": "redis://h", "edges.questdb_url": "http://h", "edges.tls_ca": "/c", "edges.nats_bin": "/n",
         "edges.postgres_bin": "/p", "edges.valkey_bin": "/v", "edges.questdb_jar": "/q", "edges.java": "/j",
+        "alerts.channels": {"ops": "json://h/p"}, "alerts.rules": {"edge_down": {"severity": "CRITICAL", "channels": ["ops"], "window": 9}},
+        "alerts.down_seconds": 1, "alerts.lag_seconds": 2, "alerts.disk_free_mb": 3,
     }  # fmt: skip
     assert values.keys() == set(settings())
     as_text = {
         key: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value) for key, value in values.items()
     }
+    as_text["alerts.rules"] = msgspec.json.encode(values["alerts.rules"]).decode()
     by_environ = load_config(None, {variable_of(key): text for key, text in as_text.items()})
     by_flags = load_config(None, {}, values)
     lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items() if not isinstance(value, dict)]
     lines += [
-        f"{key}.{worker} = {msgspec.json.encode(inner).decode()}" for key in ("cores", "wait_of") for worker, inner in values[key].items()
-    ]  # type: ignore[attr-defined]
+        f"{key}.{worker} = {msgspec.json.encode(inner).decode()}"
+        for key in ("cores", "wait_of", "alerts.channels")
+        for worker, inner in values[key].items()  # type: ignore[attr-defined]
+    ]
+    rule = values["alerts.rules"]["edge_down"]  # type: ignore[index]
+    lines += [f"alerts.rules.edge_down.{name} = {msgspec.json.encode(inner).decode()}" for name, inner in rule.items()]
     file.write_text("\n".join(lines))
     by_file = load_config(file, {})
     assert by_environ.config == by_flags.config == by_file.config
@@ -94,7 +101,8 @@ def test_every_setting_has_its_variable_and_its_place_in_the_file(file: Path) ->
     flat = msgspec.to_builtins(by_flags.config)
     for key, value in values.items():
         section, _, name = key.rpartition(".")
-        assert (flat[section][name] if section else flat[name]) == value
+        found = flat[section][name] if section else flat[name]
+        assert (msgspec.json.decode(msgspec.json.encode(found)) if key == "alerts.rules" else found) == value
         assert value != getattr(getattr(Config(), section) if section else Config(), name), f"{key}: a default shows nothing"
 
 
@@ -242,3 +250,19 @@ def test_no_text_of_the_configuration_holds_a_password(file: Path) -> None:
         assert "s3cret" not in str(refusal(environ=environ))
     file.write_text(f'[edges]\nquestdb_url = "{secret}"\n')
     assert "s3cret" not in str(refusal(file))
+
+
+def test_alerts_name_channels_that_are_there_and_keep_their_urls_secret() -> None:
+    settings = {"alerts.channels": {"ops": "json://user:hush@h/p"}, "alerts.rules": {"edge_down": {"channels": ["ops"]}}}
+    config = load_config(None, {}, settings).config
+    assert config.alerts.rules["edge_down"].channels == ("ops",)
+    assert "hush" not in repr(config)
+    with pytest.raises(ConfigError, match=r"alerts\.channels has no 'chat'"):
+        load_config(None, {}, settings | {"alerts.rules": {"edge_down": {"channels": ["chat"]}}})
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {}, {"alerts.channels": {"ops": ["hush"]}})
+    assert "hush" not in str(caught.value)
+    with pytest.raises(ConfigError, match="is not JSON"):
+        load_config(None, {"PKS_ALERTS_RULES": "edge_down"})
+    with pytest.raises(ConfigError, match=r"alerts\.rules"):
+        load_config(None, {}, {"alerts.rules": {"storms": {}}})
