@@ -139,6 +139,26 @@ def lifecycle_places(events: Any, refused: Mapping[int, int]) -> list[int]:
     return [at for at in found if first + at not in refused]
 
 
+def plain_id(raw: bytes) -> bytes:
+    """A trade's id as UTF-8 without NUL, which is all that Postgres takes; a producer of one's own may have written any bytes."""
+    return raw.decode("utf-8", "replace").replace("\ufffd", "?").replace("\0", "?").encode()
+
+
+def plain_json(text: bytes) -> bytes:
+    """JSON without the one character that jsonb does not take."""
+    return text.replace(b"\\u0000", b"\\ufffd") if b"\\u0000" in text else text
+
+
+def _plain_ids(e: Any) -> Any:
+    """S40[n]: the ids of events, each as `plain_id` has it."""
+    ids = np.array(e["trade_id"])
+    data = ids.view(np.uint8).reshape(len(ids), -1)
+    inside = np.arange(data.shape[1]) < np.char.str_len(ids)[:, None]
+    for at in np.flatnonzero(((data >= 128) | ((data == 0) & inside)).any(axis=1)).tolist():
+        ids[at] = plain_id(bytes(ids[at]))
+    return ids
+
+
 def _signed(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
 
@@ -159,7 +179,9 @@ def _details(text: bytes | None) -> dict[str, Any]:
 
 def _said(details: list[dict[str, Any]], name: str) -> Any:
     """S[n]: the text of that name, empty for none."""
-    return np.array([str(one[name]).encode() if one and one.get(name) is not None else b"" for one in details], np.bytes_)
+    return np.array(
+        [str(one[name]).replace("\0", "\ufffd").encode() if one and one.get(name) is not None else b"" for one in details], np.bytes_
+    )
 
 
 def _trades(e: Any, texts: list[bytes | None], names: Names, revisions: Any = None, lasts: Any = None) -> bytes:
@@ -169,8 +191,8 @@ def _trades(e: Any, texts: list[bytes | None], names: Names, revisions: Any = No
     flags, kinds = e["flags"], e["kind"]
     status = np.where((kinds == Kind.TRADE) & ((flags & Flag.BLOCK) != 0), UNALLOCATED, BOOKED)
     status = np.where((kinds == Kind.TRADE) & (e["original"] != 0), AMENDED, status)
-    trade_ids = np.array(e["trade_id"])
-    long = {at: str(one["trade_id"]).encode() for at, one in enumerate(details) if one.get("trade_id")}
+    trade_ids = _plain_ids(e)
+    long = {at: str(one["trade_id"]).replace("\0", "\ufffd").encode() for at, one in enumerate(details) if one.get("trade_id")}
     if long:
         trade_ids = trade_ids.astype(f"S{max(40, *(len(one) for one in long.values()))}")
         for at, one in long.items():
@@ -209,7 +231,7 @@ def _trades(e: Any, texts: list[bytes | None], names: Names, revisions: Any = No
         _code(names, Subject.CURRENCY, np.where(no_fee, 0, e["fee_currency_id"])),
         *(binary.texts_or_null(_said(details, name)) if details else binary.nulls(len(e)) for name in TEXT_COLUMNS),
     ]
-    return binary.rows(columns, {at: msgspec.json.encode(one) for at, one in enumerate(details) if one})
+    return binary.rows(columns, {at: plain_json(msgspec.json.encode(one)) for at, one in enumerate(details) if one})
 
 
 def _code(names: Names, subject: Subject, ids: Any) -> Column:
@@ -265,11 +287,11 @@ def _lifecycle(e: Any, words: Mapping[int, bytes], names: Names) -> bytes:
         binary.bigints(e["recorded_ns"]),
         binary.times(e["recorded_ns"]),
         binary.texts(_KINDS[e["kind"]]),
-        binary.texts_or_null(np.array(e["trade_id"])),
+        binary.texts_or_null(_plain_ids(e)),
         _code(names, Subject.BOOK, e["book_id"]),
         _code(names, Subject.INSTRUMENT, e["instrument_id"]),
     ]
-    return binary.rows(columns, {at: words[sequence] for at, sequence in enumerate(e["sequence"].tolist())})
+    return binary.rows(columns, {at: plain_json(words[sequence]) for at, sequence in enumerate(e["sequence"].tolist())})
 
 
 _SET = np.dtype([(name, EVENT[name]) for name in ("sequence", "book_id", "instrument_id")])

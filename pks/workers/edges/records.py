@@ -104,7 +104,7 @@ class Records:
     def _rows(self, made: Slice) -> Rows:
         import msgspec
 
-        from pks.edges.postgres.encode import encode, lifecycle_places
+        from pks.edges.postgres.encode import encode, lifecycle_places, plain_id
         from pks.layouts.codes import Flag
         from pks.layouts.detail import text_of
         from pks.workers.dump import dump_event
@@ -112,7 +112,8 @@ class Records:
         assert self._names is not None, "connected"
         words: dict[int, bytes] = {}
         for at in lifecycle_places(made.events, made.refused):
-            e = made.events[at]
+            e = made.events[at].copy()
+            e["trade_id"] = plain_id(bytes(e["trade_id"]))
             has_text = int(e["flags"]) & Flag.HAS_DETAIL and not int(e["group_index"])
             text = text_of(made.events[at : at + int(e["group_count"])]) if has_text else b""
             words[made.first + at] = msgspec.json.encode(dump_event(e, self.feed.catalogue, text))

@@ -19,7 +19,7 @@ from pks.edges.postgres.writer import CursorMoved, Writer
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.definitions import Instrument
 from pks.layouts.codes import Flag, Kind, MatchKind, Subject
-from pks.layouts.detail import group_at, text_of
+from pks.layouts.detail import group_at, text_of, with_text
 from pks.layouts.event import EVENT
 from pks.layouts.match import MATCH
 from pks.servers.endpoints import Endpoint
@@ -125,4 +125,24 @@ async def test_money_of_an_odd_multiplier(database: Endpoint) -> None:
         (Decimal("0.66666666666667"), Decimal("0.02333333333333")),
         (Decimal("0.03"), Decimal("0.0009")),
     ]
+    await writer.connection.close()
+
+
+async def test_bytes_that_are_no_text_do_not_stop_the_edge(database: Endpoint) -> None:
+    names = Names(Catalogue())
+    group = with_text(np.zeros(1, EVENT)[0], rb'{"note": "a\u0000b", "venue": "x\u0000"}')
+    events = np.zeros(len(group) + 2, EVENT)
+    events[: len(group)] = group
+    events["sequence"] = np.arange(1, 1 + len(events))
+    events["group_count"][len(group) :] = 1
+    events["kind"][[0, -2, -1]] = Kind.TRADE, Kind.TRADE, Kind.FEE
+    events["trade_id"][[0, -2, -1]] = b"plain", b"caf\xc3\xa9 \xff", b"nul\0inside"
+    events["original"][-1] = 1
+    writer = Writer(await connect(database), "test")
+    await writer.begin()
+    await writer.write(encode(events, {}, np.zeros(0, MATCH), {int(events[-1]["sequence"]): b'{"id": "nul\\u0000inside"}'}, names))
+    rows = await writer.connection.fetch("select trade_id, venue, details from trade.trade order by sequence")
+    assert [(row["trade_id"], row["venue"]) for row in rows] == [("plain", "x\ufffd"), ("café ?", None)]
+    assert msgspec.json.decode(rows[0]["details"])["note"] == "a\ufffdb"
+    assert await writer.connection.fetchval("select trade_id from trade.lifecycle_event") == "nul?inside"
     await writer.connection.close()
