@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from pks.base.config import load_config
 from pks.base.units import format_scaled
 from pks.edges.questdb.choice import choose, store_of
 from pks.edges.questdb.store import TradeRow, Wanted
+from pks.servers.binaries import questdb_jar
 from pks.topology import Host
 from tests.conftest import wait_until
 from tests.crash.keep_servers import why_missing
-from tests.crash.system import COMPILE_SECONDS, ROOT, SECONDS, Feeder, LiveDay, System, a_system
+from tests.crash.system import COMPILE_SECONDS, ROOT, SECONDS, Feeder, LiveDay, System, a_system, running
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -100,23 +102,19 @@ def words(row: TradeRow) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def command(system: System, *words: str) -> Any:
+    """What `pks trades` says as JSON."""
+    program = [sys.executable, "-c", "from pks.cli import main; main()", "trades", "--json", "--data-dir", str(system.data_dir), *words]
+    jar = {"PKS_QUESTDB_JAR": system.settings["edges.questdb_jar"]} if "edges.questdb_jar" in system.settings else {}
+    said = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **jar})
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
+
+
 def expected(system: System) -> list[tuple[Any, ...]]:
     """The trades as `pks trades` folds them from the journal; of a trade that moved to another book only where it is now."""
-    command = [
-        sys.executable,
-        "-c",
-        "from pks.cli import main; main()",
-        "trades",
-        "--json",
-        "--data-dir",
-        str(system.data_dir),
-        "--instance",
-        system.instance,
-    ]
-    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
     found = {}
-    for one in json.loads(said.stdout):
+    for one in command(system):
         if one["state"] == "REFUSED":
             continue
         key = f"{one['source'] or ''}/{one['trade_id']}/{one['leg']}"
@@ -138,6 +136,19 @@ def wait_same(system: System) -> None:
         lacking, extra = set(trades) - set(rows), set(rows) - set(trades)
         assert time.monotonic() < deadline, f"{len(rows)} rows of {len(trades)} trades: {sorted(lacking | extra)[:20]}"
         time.sleep(0.05)
+
+
+def judge_commands(system: System) -> None:
+    """`pks trades --history` and `--bars` say what the store has."""
+    rows = ask(system)
+    assert [one["trade_id"] for one in command(system, "--history")] == [row.trade_id for row in rows]
+    book = rows[len(rows) // 2].book or "A"
+    some = command(system, "--history", "--book", book, "--last", "3")
+    assert [one["trade_id"] for one in some] == [row.trade_id for row in rows if book in (row.book, row.to_book)][-3:]
+    dealt = [row for row in rows if row.kind in ("TRADE", "BLOCK") and row.status != "CANCELLED" and row.instrument == "EQ"]
+    bars = command(system, "--bars", "1d", "--instrument", "EQ")
+    assert sum(bar["trades"] for bar in bars) == len(dealt)
+    assert sum(Decimal(bar["volume"]) for bar in bars) == sum(Decimal(format_scaled(row.qty_raw, row.qty_scale)) for row in dealt)
 
 
 def book(day: LiveDay, feeder: Feeder, steps: int) -> None:
@@ -185,7 +196,34 @@ def test_each_trade_is_one_row_whatever_is_killed_stopped_or_wiped(system: Syste
     book(day, feeder, 50)
     wait_same(system)
     feeder.close()
+    judge_commands(system)
     assert cells(system)["rows_set_aside"] == 0
     assert cells(system)["timeseries_stand_in"] == (server_of(system) == "postgres")
     assert system.stop() == 0
     assert not system.late_kernels()
+
+
+def test_rows_go_to_postgres_while_there_is_no_jar_and_back(tmp_path: Path, seed: int) -> None:
+    for name in ("questdb", "postgres"):
+        if why_missing(name):
+            pytest.skip(why_missing(name))
+    jar = tmp_path / "questdb.jar"
+    jar.symlink_to(questdb_jar(""))
+    with running(tmp_path, "tsboth", edges="embedded", **NOWHERE, **{"edges.questdb_jar": str(jar)}) as system:
+        system.start()
+        feeder = Feeder(system, seed)
+        day = LiveDay(seed, feeder)
+        book(day, feeder, 60)
+        wait_same(system)
+        assert cells(system)["timeseries_stand_in"] == 0
+
+        jar.unlink()
+        wait_until(lambda: cells(system)["timeseries_stand_in"] == 1, SECONDS, "Postgres is taken")
+        book(day, feeder, 30)
+        wait_same(system)
+
+        jar.symlink_to(questdb_jar(""))
+        wait_until(lambda: cells(system)["timeseries_stand_in"] == 0, SECONDS, "QuestDB is taken again")
+        wait_same(system)
+        feeder.close()
+        assert system.stop() == 0
