@@ -24,6 +24,7 @@ BENCHES = {
     "book": "a large CSV file through pks book into a running system",
     "recover": "kill -9 and pks run to ready; what the processes hold of memory",
     "postgres": "a trade to its row in Postgres beside a whole system; how a backlog drains",
+    "nats": "a fill to its message on NATS; trades and events a second into its streams, beside a bare publisher",
     "startup": "pks run to ready, alone and with the embedded servers; what a system at rest takes",
 }
 """Name and what it measures; `pks.bench.<name>` has `measure`."""

@@ -37,7 +37,9 @@ IDENTITY_WORDS = ("trade_id", "source", "leg", "kind")
 
 _KIND = {int(kind): kind.name for kind in Kind}
 _SIDE = {int(Side.BUY): "BUY", int(Side.SELL): "SELL", 0: ""}
-_WITH_PRICE = frozenset((Kind.TRADE, Kind.OPENING, Kind.ALLOCATION))
+_WITH_PRICE = frozenset(map(int, (Kind.TRADE, Kind.OPENING, Kind.ALLOCATION)))
+_HAS_PRICE, _HAS_FEE, _HAS_BUSINESS_DATE = int(Flag.HAS_PRICE), int(Flag.HAS_FEE), int(Flag.HAS_BUSINESS_DATE)
+_BLOCK, _FEE_UNKNOWN = int(Flag.BLOCK), int(Flag.FEE_UNKNOWN)
 _FIELDS = (
     "sequence", "recorded_ns", "kind", "side", "flags", "leg", "trade_time_ns", "original", "lot", "qty_raw", "price_raw", "fee_raw",
     "book_id", "to_book_id", "instrument_id", "account_id", "to_account_id", "source_id", "fee_currency_id", "effective_date", "lot_date",
@@ -138,17 +140,17 @@ class Encoder:
             sequence=e.sequence,
             recorded_ns=e.recorded_ns,
         )
-        if flags & Flag.HAS_PRICE or kind in _WITH_PRICE:
+        if flags & _HAS_PRICE or kind in _WITH_PRICE:
             trade.price = format_scaled(e.price_raw, e.price_scale)
-        if flags & Flag.HAS_FEE:
+        if flags & _HAS_FEE:
             trade.fee, trade.fee_currency = format_scaled(e.fee_raw, e.fee_scale), code(Subject.CURRENCY, e.fee_currency_id)
-        if not flags & Flag.HAS_BUSINESS_DATE and kind != Kind.OPENING:
+        if not flags & _HAS_BUSINESS_DATE and kind != Kind.OPENING:
             trade.business_date_derived = True
         if e.settle_date:
             trade.settle_date = format_date(e.settle_date)
-        if flags & Flag.BLOCK:
+        if flags & _BLOCK:
             trade.is_block = True
-        if flags & Flag.FEE_UNKNOWN:
+        if flags & _FEE_UNKNOWN:
             trade.fee_unknown = True
         if e.to_account_id:
             trade.to_account = code(Subject.ACCOUNT, e.to_account_id)

@@ -404,3 +404,38 @@ def test_positions_are_followed_from_afar(server: NatsServer, tmp_path: Path, se
             wait_until(is_stale, SECONDS, "silence")
         with pytest.raises(NotReached):
             pks.connect(server.server.url(), nkey=server.server.seed_file("algo"), timeout=0.5)
+
+
+def test_what_comes_in_is_booked_once_whoever_dies(server: NatsServer, tmp_path: Path, seed: int) -> None:
+    """Messages of others while the worker, the server and capture die: each trade once, nothing left over, no dead letter."""
+    chance = random.Random(seed)
+    with running(tmp_path, "busonce", **server.settings) as system:
+        system.start()
+        feeder = Feeder(system, seed)
+        desk(feeder)
+        wait_until(lambda: cells(system).get("edge_state") == 3, SECONDS, "the bus is up")
+        victims = ["bus", "server", "capture", "bus", "journal", "accumulator-0"]
+        chance.shuffle(victims)
+        number = 0
+        for victim in victims:
+            for _ in range(20):
+                size = chance.randint(1, 12)
+                server.publish(TRADE_BOOKED, booked(*(trade(f"K{n}") for n in range(number, number + size))), user="booker")
+                number += size
+            amended = f"K{chance.randrange(number)}"
+            server.publish(LIFECYCLE_APPLIED, applied(amended, "AMEND", quantity=str(100 + number)), user="booker")
+            if victim == "server":
+                server.kill()
+                server.start()
+            else:
+                system.kill(victim)
+        system.wait_whole()
+        wait_until(
+            lambda: len(ids_booked(system)) == number and server.pending(system) == 0, 2 * SECONDS, "everything booked and acknowledged"
+        )
+        counts = ids_booked(system)
+        assert counts == Counter({f"K{n}": 1 for n in range(number)})
+        assert corrections(system) == len(victims)
+        assert server.messages("DLQ") == []
+        judge_streams(system, server)
+        feeder.close()

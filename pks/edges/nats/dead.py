@@ -67,7 +67,7 @@ class Where(NamedTuple):
 
 
 def dead_headers(where: Where, fault: Fault, original: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a dead letter; those of the original stand behind `Pks-Dlq-Original-`."""
+    """The headers of a dead letter: why it is one, and those of the original, without what is meant for the server."""
     part = f":{fault.place}" if fault.place >= 0 else ""
     headers = {
         HEADER_ID: f"{where.stream}:{where.sequence}:{where.consumer}{part}",
@@ -85,8 +85,9 @@ def dead_headers(where: Where, fault: Fault, original: Mapping[str, str]) -> dic
     }
     if fault.place >= 0:
         headers["Pks-Dlq-Index"] = str(fault.place)
-    headers |= {f"Pks-Dlq-Original-{name}": value for name, value in original.items()}
-    return {name: clean(value) for name, value in headers.items() if value}
+    headers["Pks-Dlq-Message-Id"] = original.get(HEADER_ID, "")
+    kept = {name: value for name, value in original.items() if not name.startswith(("Nats-", "Pks-Dlq-"))}
+    return {name: clean(value) for name, value in (kept | headers).items() if value}
 
 
 def clean(value: str) -> str:

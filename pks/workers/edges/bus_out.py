@@ -59,6 +59,7 @@ CHANGED_WORDS = {
 }
 assert CHANGED_WORDS.keys() == GIVEN.keys(), "a word for every field that an AMEND may give"
 
+HAS_DETAIL = int(Flag.HAS_DETAIL)
 _BOOKED, _APPLIED, _REJECTED = 0, 1, 2
 _SUBJECTS = (TRADE_BOOKED, LIFECYCLE_APPLIED, TRADE_REJECTED)
 _TOLD = np.array(sorted(int(kind) for kind in (*BOOKED, *APPLIED)))
@@ -191,7 +192,7 @@ class BookingOut:
         parts = _new_parts()
         for place, e in zip(at.tolist(), heads, strict=True):
             code = made.refused.get(e.sequence, 0)
-            details = details_of(events[place : place + e.group_count]) if e.flags & Flag.HAS_DETAIL else {}
+            details = details_of(events[place : place + e.group_count]) if e.flags & HAS_DETAIL else {}
             group_first = e.sequence - int(events[place]["group_index"])
             begins = group_first == e.sequence
             forced = self._begun.window_first == first

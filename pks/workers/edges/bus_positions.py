@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,9 @@ WINDOW_SECONDS = 0.05
 """Changes within it are one message."""
 
 POSITIONS_A_MESSAGE = 250
+YIELD_RATIO = 3
+"""How long positions, which only get later, rest after each message while trades, which must all be told, wait."""
+
 READ_MAX = 4096
 DURABLE_LOOK_SECONDS = 0.002
 HEARTBEAT_SECONDS = 1.0
@@ -47,7 +51,9 @@ ACK_SECONDS_MAX = 10.0
 class PositionsOut:
     """One reader of the slots, on one connection."""
 
-    def __init__(self, context: Context, feed: Feed, connection: Connection, origin: str) -> None:
+    def __init__(self, context: Context, feed: Feed, connection: Connection, origin: str, is_behind: Callable[[], bool]) -> None:
+        """is_behind: whether events and trades wait, which go first."""
+        self._is_behind = is_behind
         self.context, self.feed, self.connection, self.origin = context, feed, connection, origin
         host = context.host
         self.table = host.positions
@@ -74,7 +80,10 @@ class PositionsOut:
             self._look()
             while (rows := np.flatnonzero(self._dirty)[:POSITIONS_A_MESSAGE]).size:
                 self._dirty[rows] = False
+                started = time.monotonic()
                 await self._tell(rows)
+                if self._is_behind():
+                    await asyncio.sleep((time.monotonic() - started) * YIELD_RATIO)
                 self.context.beat()
                 self._look()
                 if time.monotonic() >= next_beat:

@@ -19,6 +19,7 @@ from pks.workers.runtime import Context
 
 REPLIES_A_LOOK = 4096
 LOOK_SECONDS = 0.001
+IDLE_LOOK_SECONDS = 0.02
 CLOSED_LOOK_SECONDS = 0.1
 
 CAPTURE_NUMBER = 0
@@ -91,7 +92,7 @@ class OwnIntake:
         while True:
             if not self._owed:
                 self._take()
-                await asyncio.sleep(LOOK_SECONDS * 5)
+                await asyncio.sleep(IDLE_LOOK_SECONDS)
                 continue
             lost = self._lost_upto()
             if not self._take():

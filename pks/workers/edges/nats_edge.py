@@ -24,6 +24,9 @@ from pks.workers.runtime import Context
 LOOK_SECONDS = 0.02
 """How long a turn waits for the first task that fails."""
 
+BEHIND_EVENTS = 1000
+"""Events that wait from which on positions step back."""
+
 OUR_SUBJECTS = (TRADE_BOOKED, LIFECYCLE_APPLIED, TRADE_REJECTED)
 
 
@@ -72,7 +75,7 @@ class NatsEdge:
         self.events, self.booking = events, booking
         self.cursor = min(events.cursor, booking.cursor)
         inward = BusIn(self.context, connection, origin, self.failures)
-        positions = PositionsOut(self.context, self.feed, connection, origin)
+        positions = PositionsOut(self.context, self.feed, connection, origin, self._is_behind)
         self._start(events.run(), booking.run(), inward.run(), Reaper(connection, inward.consumer).run(), positions.run())
         return True
 
@@ -92,6 +95,10 @@ class NatsEdge:
             task.result()
         self.connection.check()
         return max(0, self._look())
+
+    def _is_behind(self) -> bool:
+        self._look()
+        return self.feed.limit() - self.cursor > BEHIND_EVENTS
 
     def lag(self) -> tuple[int, int]:
         """See Edge.lag."""

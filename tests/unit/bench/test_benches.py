@@ -27,6 +27,7 @@ PROMISED = {
     "correct": {"correction_visible_ms"},
     "journal": {"reply_over_fdatasync_ms", "journal_jetstream_ratio"},
     "book": {"book_rows_per_s"},
+    "nats": set(),
     "recover": {"ready_after_kill_s", "worker_pss_mb", "full_book_pss_mb"},
     "postgres": {"trade_to_postgres_row_ms"},
 }

@@ -35,11 +35,11 @@ def test_every_code_has_a_class_and_what_passes_may_be_sent_again() -> None:
 def test_headers_are_one_line_of_ascii_and_bounded() -> None:
     where = Where("a.subject", "BOOKING", 7, "pks-1", 1)
     fault = Fault(Class.MALFORMED, "BAD_TEXT", "trade_id", "\u2603\r\nInjected: yes" + "x" * 10_000, "why", 3)
-    headers = dead_headers(where, fault, {"Their-Header": "v\n"})
+    headers = dead_headers(where, fault, {"Their-Header": "v\n", "Nats-Msg-Id": "theirs", "Nats-TTL": "1"})
     assert headers["Nats-Msg-Id"] == "BOOKING:7:pks-1:3"
     assert headers["Pks-Dlq-Value"].startswith("\\u2603\\x0d\\x0aInjected")
     assert all(value.isascii() and value.isprintable() and len(value) <= VALUE_CHARACTERS_MAX + 3 for value in headers.values())
-    assert headers["Pks-Dlq-Original-Their-Header"] == "v\\x0a"
+    assert headers["Their-Header"] == "v\\x0a" and headers["Pks-Dlq-Message-Id"] == "theirs" and "Nats-TTL" not in headers
 
 
 def test_the_root_of_a_correction_can_be_read_from_its_key() -> None:
@@ -80,5 +80,5 @@ def test_a_message_that_is_delivered_too_often_becomes_a_dead_letter(server: Nat
     server.run(work)
     (letter,) = server.messages("DLQ")
     assert letter.data == b"poison"
-    assert letter.headers["Pks-Dlq-Class"] == "POISON" and letter.headers["Pks-Dlq-Original-Theirs"] == "1"
+    assert letter.headers["Pks-Dlq-Class"] == "POISON" and letter.headers["Theirs"] == "1"
     assert letter.headers["Nats-Msg-Id"] == "BOOKING:1:pks-x"
