@@ -39,8 +39,9 @@ TRADES_A_MESSAGE = 256
 
 WINDOW_BYTES_MAX = PAYLOAD_BYTES_MAX
 
-BUSY_POLL_SECONDS, IDLE_POLL_SECONDS, BUSY_LOOKS = 0.002, 0.02, 500
-"""Between two looks for events: short for a second after the last one, longer when it is quiet."""
+BUSY_POLL_SECONDS, QUIET_POLL_SECONDS, IDLE_POLL_SECONDS = 0.002, 0.01, 0.04
+BUSY_LOOKS, QUIET_LOOKS = 500, 1500
+"""Between two looks for events: short for a second after the last one, longer for ten more, and longer still when nothing is going on."""
 
 CHANGED_WORDS = {
     "side": "side",
@@ -69,7 +70,7 @@ class Pace:
     """How long to sleep between two looks."""
 
     def __init__(self) -> None:
-        self._looks = BUSY_LOOKS
+        self._looks = QUIET_LOOKS
 
     def worked(self) -> None:
         """There was something."""
@@ -78,7 +79,8 @@ class Pace:
     async def rest(self) -> None:
         """There was nothing."""
         self._looks += 1
-        await asyncio.sleep(BUSY_POLL_SECONDS if self._looks < BUSY_LOOKS else IDLE_POLL_SECONDS)
+        quiet = QUIET_POLL_SECONDS if self._looks < QUIET_LOOKS else IDLE_POLL_SECONDS
+        await asyncio.sleep(BUSY_POLL_SECONDS if self._looks < BUSY_LOOKS else quiet)
 
 
 class EventsOut:
@@ -155,7 +157,7 @@ class BookingOut:
         """Until it is cancelled or the connection fails."""
         pace = Pace()
         while True:
-            made = self._take()
+            made = self._take() if self.feed.limit() > self.cursor else None
             if made is None:
                 await self.log.tend(quiet=True)
                 await pace.rest()

@@ -19,6 +19,7 @@ from pks.layouts.codes import Flag, Kind
 from pks.layouts.detail import group_at
 from pks.layouts.match import MATCH, VERDICT
 from pks.segments.journal_view import JournalView
+from pks.segments.ring import ring_cursor
 from pks.segments.stream import StreamReader
 from pks.topology import Host, Paths, SystemState
 from pks.workers.checkpoint import latest_checkpoint, load_positions
@@ -52,12 +53,12 @@ class Feed:
         self.cursor = 0
         self._known = 0  # event up to which the catalogue knows definitions
         self._ring = host.events
+        self._judges = [self._ring.place(name) for name in ("journal", *(f"accumulator-{k}" for k in range(host.shards)))]
         self._source: _Fold | _Streams | None = None
 
     def limit(self) -> int:
         """Last event that is durable and that every accumulator has judged: what may leave the host."""
-        cursors = [self._ring.cursor("journal"), *(self._ring.cursor(f"accumulator-{k}") for k in range(self.host.shards))]
-        return min(cursors)
+        return min(int(ring_cursor(self._ring.control, place)) for place in self._judges)
 
     @property
     def lag(self) -> int:

@@ -19,7 +19,6 @@ from pks.workers.runtime import Context
 
 REPLIES_A_LOOK = 4096
 LOOK_SECONDS = 0.001
-IDLE_LOOK_SECONDS = 0.02
 CLOSED_LOOK_SECONDS = 0.1
 
 CAPTURE_NUMBER = 0
@@ -54,6 +53,7 @@ class OwnIntake:
         self.requests, self.replies = RingWriter(self.intake.requests), RingReader(self.intake.replies, "source")
         self.waker = Waker(self.intake.requests, context.host.instance)
         self._owed: dict[int, Owed] = {}
+        self._sent = asyncio.Event()
         self._capture = self._ready_capture()
 
     def _take_ring(self) -> tuple[Any, int]:
@@ -83,6 +83,7 @@ class OwnIntake:
         if not self.is_open or self.requests.free(len(group)) < len(group):
             return False
         self._owed[int(self.intake.requests.head) + 1] = owed
+        self._sent.set()
         self.requests.publish_all(group)
         self.waker.wake()
         return True
@@ -91,9 +92,9 @@ class OwnIntake:
         """Take answers for ever; cancelled at the end."""
         while True:
             if not self._owed:
-                self._take()
-                await asyncio.sleep(IDLE_LOOK_SECONDS)
-                continue
+                self._take()  # what was owed to an earlier life
+                self._sent.clear()
+                await self._sent.wait()
             lost = self._lost_upto()
             if not self._take():
                 await asyncio.sleep(LOOK_SECONDS)

@@ -21,7 +21,7 @@ from pks.workers.edges.bus_positions import PositionsOut
 from pks.workers.edges.feed import Feed
 from pks.workers.runtime import Context
 
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.1
 """How long a turn waits for the first task that fails."""
 
 BEHIND_EVENTS = 1000
