@@ -25,6 +25,7 @@ BENCHES = {
     "recover": "kill -9 and pks run to ready; what the processes hold of memory",
     "postgres": "a trade to its row in Postgres beside a whole system; how a backlog drains",
     "nats": "a fill to its message on NATS; trades and events a second into its streams, beside a bare publisher",
+    "timeseries": "from a booked trade to its row in QuestDB; how fast a backlog goes there",
     "startup": "pks run to ready, alone and with the embedded servers; what a system at rest takes",
 }
 """Name and what it measures; `pks.bench.<name>` has `measure`."""
