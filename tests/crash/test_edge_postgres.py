@@ -17,6 +17,7 @@ from pks.base.config import load_config
 from pks.cli.refill import refill
 from pks.edges.postgres.journal_copy import read_copy
 from pks.edges.postgres.positions import PositionsWriter
+from pks.layouts.codes import Kind
 from pks.segments.journal_view import JournalView
 from pks.topology import Host
 from pks.workers.checkpoint import latest_checkpoint, load_positions
@@ -73,15 +74,22 @@ def cursor_of(server: Kept, edge: str) -> int:
 
 
 def wait_caught_up(system: System, server: Kept) -> int:
-    """Until both edges have everything that is durable; the last event."""
-    for edge in ("records", "positions"):
+    """Until both edges have everything and nothing more comes by itself: the journal ends with a TICK; the last event."""
+    view, reached = JournalView(system.paths.journal), [0]
 
-        def caught_up(edge: str = edge) -> bool:
-            host = Host.open(system.instance, system.data_dir)
-            return cursor_of(server, edge) == host.events.head == host.durable_sequence
+    def caught_up() -> bool:
+        host = Host.open(system.instance, system.data_dir)
+        last = host.events.head
+        cursors = {host.durable_sequence, *(host.events.cursor(f"accumulator-{k}") for k in range(host.shards))}
+        if cursors != {last}:
+            return False
+        view.refresh()
+        reached[0] = last
+        is_quiet = int(view.records[last]["kind"]) == Kind.TICK
+        return is_quiet and all(cursor_of(server, edge) == last for edge in ("records", "positions")) and host.events.head == last
 
-        wait_until(caught_up, SECONDS, f"{edge} at the end: {system.log('records')[-3:]} {system.log('shadow')[-3:]}")
-    return int(Host.open(system.instance).events.head)
+    wait_until(caught_up, SECONDS, f"both edges at the end: {system.log('records')[-3:]} {system.log('shadow')[-3:]}")
+    return reached[0]
 
 
 def judge_tables(system: System, server: Kept) -> None:
