@@ -7,9 +7,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from pks.edges.postgres.connection import connect
 
 from pks.edges.postgres import dead_letters
+from pks.edges.postgres.connection import connect
 from pks.edges.postgres.dead_letters import RETRIES_MAX, Arrived, Failure, InvalidTransition, NoSuchLetter
 from tests.crash.keep_servers import Kept, kept, why_missing
 
