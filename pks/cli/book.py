@@ -59,6 +59,7 @@ def book(
     rows also go to FILE's name with .refused.csv. Exit 1 if any row was refused.
     """
     from pks.edges.files.forms import Options
+    from pks.edges.files.trades import ignored_columns
 
     options = Options(
         instrument=instrument,
@@ -68,6 +69,8 @@ def book(
         source=source,
     )
     settings = quiet_config(config, data_dir, instance)
+    if unknown := ignored_columns(file, form, options):
+        click.echo(f"{file.name}: no field of a trade, so left out: {', '.join(map(repr, unknown))}", err=True)
     report = Report(file, as_json)
     if dry_run:
         from pks.cli.rehearsal import rehearse

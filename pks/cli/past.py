@@ -129,7 +129,7 @@ class Past:
         """The whole id of a trade."""
         inline = bytes(self.records[sequence]["trade_id"])
         if inline.startswith(LONG_ID_MARK):
-            return str(self.text_at(sequence).get("trade_id", inline.decode()))
+            return str(self.text_at(sequence).get("trade_id", inline.decode(errors="backslashreplace")))
         return inline.decode("utf-8", "replace")
 
 

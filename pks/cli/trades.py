@@ -339,7 +339,7 @@ def _row(past: Past, names: CatalogueNames, history: History, first: Any, e: Any
     is_action, has_price = kind == Kind.ACTION, kind != Kind.TRANSFER or e.flags & Flag.HAS_PRICE
     return {
         "sequence": sequence,
-        "trade_id": details.get("trade_id") or first.trade_id.decode(),
+        "trade_id": details.get("trade_id") or first.trade_id.decode(errors="backslashreplace"),
         "leg": first.leg,
         "source": name_of(names, Subject.SOURCE, first.source_id),
         "kind": Kind(kind).name,

@@ -44,7 +44,7 @@ def dump_event(record: Any, catalogue: Catalogue, text: bytes = b"") -> dict[str
         "account": _code(catalogue, Subject.ACCOUNT, e["account_id"]),
         "to_account": _code(catalogue, Subject.ACCOUNT, e["to_account_id"]),
         "source": _code(catalogue, Subject.SOURCE, e["source_id"]) or "",
-        "trade_id": str(details["trade_id"]) if long_id and "trade_id" in details else trade_id.decode(),
+        "trade_id": str(details["trade_id"]) if long_id and "trade_id" in details else trade_id.decode(errors="backslashreplace"),
         "leg": int(e["leg"]),
         "side": Side(int(e["side"])).name if e["side"] else None,
         "quantity": format_scaled(int(e["qty_raw"]), int(e["qty_scale"])) if kind in WITH_QUANTITY else None,

@@ -19,7 +19,7 @@ from pks.base.clock import TIME_NS_MAX, TIME_NS_MIN, parse_time
 from pks.base.errors import Code, Refused
 from pks.base.limits import ROW_BYTES_MAX
 from pks.edges.files.csv_lines import Records
-from pks.edges.files.forms import Form, Options, form_of, object_row, unique_object
+from pks.edges.files.forms import FieldsForm, Form, Options, form_of, object_row, unique_object
 from pks.edges.files.rows import RowError, TradeRow, row_error
 
 FORMATS = ("csv", "json", "ndjson")
@@ -87,6 +87,19 @@ def csv_lines(file: BinaryIO, head: bytes) -> Iterator[bytes]:
     first = next(lines, b"")
     yield first.removeprefix(_BOM)
     yield from lines
+
+
+def ignored_columns(path: Path, format: str | None, options: Options) -> list[str]:
+    """Names in the header of a CSV file in our form that are no field: a misspelt one would be missed by nobody but its owner."""
+    if not path.is_file():
+        return []  # a pipe is read once
+    with io.BufferedReader(io.FileIO(path), 2 * HEAD_BYTES) as file:
+        head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+        opening = head.removeprefix(_BOM).lstrip()[:1]
+        if (format or _format_of_name(path) or "csv") != "csv" or opening in (b"[", b"{", b"") or file_fault(head) is not None:
+            return []
+        form = read_header(Records(csv_lines(file, head)), options)
+    return [name for name, field in zip(form.header, form.fields, strict=True) if not field] if isinstance(form, FieldsForm) else []
 
 
 def _format_of_name(path: Path) -> str | None:

@@ -16,7 +16,7 @@ from pks.base.units import parse_scaled
 from pks.edges.files.desk import packaged_desk
 from pks.edges.files.forms import Options, print_fee
 from pks.edges.files.rows import FIELDS, RowError, TradeRow
-from pks.edges.files.trades import read_trades, sort_rows
+from pks.edges.files.trades import ignored_columns, read_trades, sort_rows
 
 DATA = Path(os.environ.get("PKS_SHARED_DATA", Path(__file__).parents[5] / "shared" / "data"))
 recorded = pytest.mark.skipif(not DATA.is_dir(), reason=f"no recorded data at {DATA}")
@@ -45,6 +45,17 @@ def test_the_desk_headers_are_aliases() -> None:
     child = list(read_trades(packaged_desk() / "allocations.csv"))[1]
     assert isinstance(child, TradeRow)
     assert (child.trade_id, child.parent_id, child.quantity, child.fee) == ("T0004-A2", "T0004", "3000", "38.83")
+
+
+def test_columns_that_are_no_field_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "trades.csv"
+    file.write_text("trade_id,book,instrument,side,quantity,price,trade_time,acount,Colour\n" + GOOD.strip() + ",A,red\n")
+    assert ignored_columns(file, None, Options()) == ["acount", "Colour"]
+    assert trade_ids(file.read_bytes()) == ["T1"], "its rows are taken all the same"
+    for other in (HEADER + GOOD, '[{"trade_id": "T1", "colour": "red"}]', "", "no header of ours\n", "\x00" * 64):
+        file.write_text(other)
+        assert ignored_columns(file, None, Options()) == []
+    assert ignored_columns(packaged_desk() / "trades.csv", None, Options()) == []
 
 
 def test_every_field_in_csv_and_json() -> None:
