@@ -130,6 +130,7 @@ class History:
     cancelled: dict[int, int] = field(default_factory=dict)
     fees: dict[int, list[int]] = field(default_factory=dict)
     moved_to: dict[int, int] = field(default_factory=dict)  # an amend to another book or instrument is a cancel and a new trade
+    moved_from: dict[int, int] = field(default_factory=dict)
     allocated: dict[int, int] = field(default_factory=dict)  # block -> its first part
 
     def learn(self, e: Any) -> None:
@@ -146,7 +147,7 @@ class History:
         elif kind == Kind.ALLOCATION:
             self.allocated.setdefault(original, sequence)
         elif kind == Kind.TRADE:
-            self.moved_to[original] = sequence
+            self.moved_to[original], self.moved_from[sequence] = sequence, original
 
     def touched(self) -> set[int]:
         """Trades that are no longer as they were booked."""
@@ -156,9 +157,9 @@ class History:
         """The event that made the trade what it is."""
         return self.amends[sequence][-1] if sequence in self.amends else sequence
 
-    def version(self, sequence: int, original: int) -> int:
+    def version(self, sequence: int) -> int:
         """Versions that the trade has had, those before it moved here too."""
-        before = self.version(original, 0) if original else 0
+        before = self.version(self.moved_from[sequence]) if sequence in self.moved_from else 0
         return before + 1 + len(self.amends.get(sequence, ()))
 
 
@@ -300,7 +301,7 @@ def state_of(e: Any, sequence: int, history: History) -> tuple[str, int, str | N
     from pks.base.errors import Code
 
     is_trade = e.kind == Kind.TRADE
-    version = history.version(sequence, e.original if is_trade else 0)
+    version = history.version(sequence)
     if sequence in history.refused:
         return REFUSED, version, Code(history.refused[sequence]).name
     if sequence in history.cancelled:
