@@ -12,7 +12,7 @@ MATCH_LAYOUT_VERSION = 1
 MATCH = np.dtype(
     [
         ("sequence", "<i8"),  # the closing event (an amended trade keeps its original's)
-        ("cause", "<i8"),  # the event that made this set: itself, or the correction
+        ("cause", "<i8"),  # the event that made this set: itself, the correction, or the late trade that opened its position
         ("recorded_ns", "<i8"),  # when capture took the cause
         ("open_sequence", "<i8"),  # the event that opened the lot
         ("book_id", "<u4"),

@@ -39,6 +39,7 @@ AMEND, CANCEL, FEE = int(Kind.AMEND), int(Kind.CANCEL), int(Kind.FEE)
 TRANSFER, ACTION, FIXING = int(Kind.TRANSFER), int(Kind.ACTION), int(Kind.FIXING)
 BLOCK = int(Flag.BLOCK)
 MOVED, NO_MATCH, PRIOR_PERIOD = int(MatchKind.MOVED), int(MatchKind.NO_MATCH), int(MatchFlag.PRIOR_PERIOD)
+CASH = int(MatchKind.CASH)
 SEQUENCE_BITS = 46
 TIME_MAX = np.int64(2**63 - 1)
 PLACE_MAX = np.int64(2**63 - 1)
@@ -537,6 +538,8 @@ def reissue(state, out, k, rows, first, said, at, judged, cause, recorded_ns, lo
             m = out.matches[out.counts[MATCHES] + i]
             if sequence <= judged:
                 m.revision, m.cause, m.recorded_ns = revision, cause, recorded_ns
+            elif m.kind == CASH and sequence < cause:  # of an earlier split, on a position that a backdated trade has opened now
+                m.cause, m.recorded_ns = cause, recorded_ns
             if m.effective_date <= locked:
                 m.flags |= PRIOR_PERIOD
         out.counts[MATCHES] += size

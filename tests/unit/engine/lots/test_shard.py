@@ -11,7 +11,7 @@ from pks.base.errors import Code
 from pks.base.units import to_int
 from pks.engine.lots.check import check_state, state_hash
 from pks.engine.lots.side import Fold as SideFold
-from pks.layouts.codes import Kind, MatchFlag, MatchKind, PositionFlag
+from pks.layouts.codes import Flag, Kind, MatchFlag, MatchKind, PositionFlag
 from pks.layouts.event import EVENT
 from tests.engine_small import Small
 from tests.harness import Core, Fold
@@ -115,6 +115,21 @@ def test_one_close_of_many_lots_and_a_transfer_of_them(tmp_path: Path, method: s
     fold = Fold(core.records, 2, keys=2, lots=2)
     fold.apply(1, core.sequence)
     assert sum(state_hash(p.shard.state) for p in fold.positions) % 2**128 == state_hash(core.positions[0].shard.state)
+
+
+def test_the_cash_of_an_earlier_split_names_the_trade_that_opened_its_position(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    small.buy("11", "10", 0)
+    paid = int(Flag.WHOLE_UNITS | Flag.HAS_CASH_PRICE)
+    assert small.instrument_event(Kind.ACTION, 2, qty_raw=1, price_raw=2, fee_raw=2000, flags=paid) == Code.ACCEPTED
+    split = small.core.sequence
+    cash = small.core.matches[split, 1, 1]
+    assert (cash["kind"].tolist(), cash["cause"].tolist()) == ([MatchKind.CASH], [split])
+    small.buy("7", "10", 1, book="B")  # backdated: the split comes behind it
+    (said,) = [part for part in small.core.fold.said[-1:] if len(part)]
+    assert said["sequence"].tolist() == [split]
+    assert (said["kind"][0], said["cause"][0], said["revision"][0]) == (MatchKind.CASH, small.core.sequence, 0)
+    assert said["recorded_ns"][0] == small.core.records[small.core.sequence]["recorded_ns"], "so that who follows the stream misses none"
 
 
 def test_sets_that_reach_into_a_locked_period_say_so(tmp_path: Path) -> None:
