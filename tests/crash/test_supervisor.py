@@ -143,7 +143,19 @@ def test_status_has_the_promised_form(system: System) -> None:
     system.start()
     wait_until(lambda: status_of(find_running(system.data_dir))["sequence"]["applied"] == 200, SECONDS, "all events applied")
     facts = status_of(find_running(system.data_dir))
-    assert list(facts) == ["state", "pid", "instance", "data_dir", "shards", "sequence", "workers", "edges", "endpoints", "shadow"]
+    assert list(facts) == [
+        "state",
+        "pid",
+        "instance",
+        "data_dir",
+        "shards",
+        "sequence",
+        "workers",
+        "edges",
+        "endpoints",
+        "shadow",
+        "alerts",
+    ]
     assert facts["sequence"] == {"accepted": 200, "durable": 200, "applied": 200}
     assert [worker["name"] for worker in facts["workers"]] == ["capture", "journal", "accumulator-0", "shadow"]
     assert {"name", "pid", "state", "restarts", "heartbeat_age_ms", "cursor", "lag"} <= set(facts["workers"][0])

@@ -32,6 +32,7 @@ PROMISED = {
     "timeseries": {"trade_to_questdb_row_ms", "timeseries_rows_per_s"},
     "recover": {"ready_after_kill_s", "worker_pss_mb", "full_book_pss_mb"},
     "postgres": {"trade_to_postgres_row_ms"},
+    "startup": {"startup_s", "startup_servers_s", "idle_core_percent", "idle_pss_mb"},
 }
 TOP = {"bench", "machine", "cores", "wait", "runs", "commit", "promises", "results"}
 IN_A_PROMISE = {"promise", "measured", "op", "bound", "ours", "theirs", "peer"}
