@@ -28,6 +28,7 @@ FLUSH_NS_MAX = 5_000_000_000
 """How long an orderly stop waits for an edge that makes no progress."""
 
 CLOSE_SECONDS_MAX = 2.0
+CANCELS_MAX, CANCEL_SECONDS = 12, 0.5
 
 CELL_CURSOR, CELL_LAG, CELL_LAG_MS, CELL_STATE = "edge_cursor", "edge_lag", "edge_lag_ms", "edge_state"
 
@@ -164,10 +165,14 @@ class EdgeWorker:
         return not lag or self.state is not EdgeState.UP
 
     def close(self) -> None:
-        """End the event loop."""
-        self.life.cancel()
-        self.loop.run_until_complete(asyncio.gather(self.life, return_exceptions=True))
-        self.loop.close()
+        """End the event loop. A library that is cancelled while it connects may lose the cancellation, so it is told again."""
+        for _ in range(CANCELS_MAX):
+            self.life.cancel()
+            self.loop.run_until_complete(asyncio.wait({self.life}, timeout=CANCEL_SECONDS))
+            if self.life.done():
+                self.loop.close()
+                return
+        self.context.log.warning("the connection does not let go; the process ends without it", edge=self.edge.name)
 
 
 def _said(error: Exception) -> str:
