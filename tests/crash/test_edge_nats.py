@@ -160,6 +160,7 @@ def test_kills_in_mid_stream(server: NatsServer, tmp_path: Path, seed: int) -> N
         feeder.close()
 
 
+@pytest.mark.long
 def test_a_restart_goes_on_and_a_wipe_is_filled_again(server: NatsServer, tmp_path: Path, seed: int) -> None:
     with running(tmp_path, "buswipe", **server.settings) as system:
         system.start()
@@ -333,6 +334,7 @@ def local_positions(system: System) -> list[dict[str, Any]]:
         return sorted(host.positions.to_dicts(), key=lambda one: (one["book"], one["instrument"]))
 
 
+@pytest.mark.long
 def test_positions_are_followed_from_afar(server: NatsServer, tmp_path: Path, seed: int) -> None:
     """The same figures as on the host, the snapshot for a late joiner, changes, over a restart of server and worker; then silence."""
     with running(tmp_path, "busfar", shards="2", **server.settings) as system:

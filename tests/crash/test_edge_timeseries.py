@@ -38,7 +38,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=sorted(SETTINGS))
+@pytest.fixture(params=["questdb", pytest.param("postgres", marks=pytest.mark.long)])
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
     if why_missing(request.param):
         pytest.skip(why_missing(request.param))
@@ -203,6 +203,7 @@ def test_each_trade_is_one_row_whatever_is_killed_stopped_or_wiped(system: Syste
     assert not system.late_kernels()
 
 
+@pytest.mark.long
 def test_rows_go_to_postgres_while_there_is_no_jar_and_back(tmp_path: Path, seed: int) -> None:
     for name in ("questdb", "postgres"):
         if why_missing(name):

@@ -23,8 +23,8 @@ from tests.crash.test_edge_postgres import judge_tables
 from tests.fault_proxy import Fault, FaultProxy
 
 NEEDED = ("postgres", "nats")
-STEPS_A_FAULT = 60
-OUTAGE_SECONDS, OUTAGE_SECONDS_LONG = 1.5, 60.0
+STEPS_A_FAULT = 30
+OUTAGE_SECONDS, OUTAGE_SECONDS_LONG = 1.0, 60.0
 ANSWER_SECONDS_MAX = 20.0
 """How long an answer may take on a loaded machine while an edge is down; a core that waited for the edge would take the outage and more."""
 

@@ -34,6 +34,9 @@ PROMISED = {
     "postgres": {"trade_to_postgres_row_ms"},
     "startup": {"startup_s", "startup_servers_s", "idle_core_percent", "idle_pss_mb"},
 }
+WITH_SERVERS = ("startup", "postgres", "timeseries")
+"""Start whole systems with servers, more than once: outside of `make test`."""
+
 TOP = {"bench", "machine", "cores", "wait", "runs", "commit", "promises", "results"}
 IN_A_PROMISE = {"promise", "measured", "op", "bound", "ours", "theirs", "peer"}
 
@@ -42,7 +45,7 @@ def test_every_bench_is_tried() -> None:
     assert PROMISED.keys() == BENCHES.keys()
 
 
-@pytest.mark.parametrize("name", sorted(BENCHES))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in WITH_SERVERS else ()) for name in sorted(BENCHES)])
 def test_tiny_run_gives_well_formed_json(name: str, tmp_path: Path) -> None:
     if name == "timeseries" and why_missing("questdb"):
         pytest.skip(why_missing("questdb"))
