@@ -28,7 +28,7 @@ from pks.engine.booking.border import DEFAULT_SOURCE, Border
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.events import definition_event
 from pks.layouts.codes import Flag, Kind
-from pks.layouts.event import FIELD_NAME
+from pks.layouts.event import FIELD_NAME, FIELD_WORDS
 
 WINDOW = 1 << 19
 """Plain trades that may be outstanding: more than ring, batches and owed answers hold together."""
@@ -42,24 +42,6 @@ NAP_SECONDS = 0.0005
 """Between two looks at rings that cannot go on: a tenth of what a full ring takes the system, or less."""
 
 CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
-
-FIELD_WORDS = {
-    "qty_raw": "quantity",
-    "price_raw": "price",
-    "fee_raw": "fee",
-    "fee_currency_id": "fee_currency",
-    "instrument_id": "instrument",
-    "book_id": "book",
-    "to_book_id": "to_book",
-    "account_id": "account",
-    "source_id": "source",
-    "trade_time_ns": "trade_time",
-    "effective_date": "business_date",
-    "lot_date": "open_date",
-    "original": "trade_id",
-    "lot": "lot_id",
-}
-"""What a person calls the fields of an EVENT."""
 
 VERDICT_FIELDS = {
     Code.OVERSELL: "quantity",

@@ -101,3 +101,21 @@ REPLY_WORDS = REPLY.itemsize // 8
 assert EVENT.names is not None, "structured"
 FIELD_NUMBER = {name: number for number, name in enumerate(EVENT.names, start=1)}
 FIELD_NAME = {number: name for name, number in FIELD_NUMBER.items()}
+
+FIELD_WORDS = {
+    "qty_raw": "quantity",
+    "price_raw": "price",
+    "fee_raw": "fee",
+    "fee_currency_id": "fee_currency",
+    "instrument_id": "instrument",
+    "book_id": "book",
+    "to_book_id": "to_book",
+    "account_id": "account",
+    "source_id": "source",
+    "trade_time_ns": "trade_time",
+    "effective_date": "business_date",
+    "lot_date": "open_date",
+    "original": "trade_id",
+    "lot": "lot_id",
+}
+"""What a person calls the fields of an EVENT."""

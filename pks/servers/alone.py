@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pks.base.config import Config
 from pks.base.errors import Retryable
@@ -93,22 +94,28 @@ def _keep(config: Config, names: Collection[str], state: Path, parent: int) -> N
         signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         keeper = Keeper(config, _Said(), names)
-        keeper.start(())
-        while not keeper.is_over:
-            now = time.monotonic_ns()
-            for pid in keeper.pids():
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    keeper.reaped(pid, os.waitstatus_to_exitcode(status), now)
-            if asked and not keeper.is_stopping:
-                keeper.stop(now, now + STOP_NS_MAX)
-            keeper.turn(now)
-            if keeper.changed:
-                keeper.changed = False
-                part = state.with_suffix(".part")
-                part.write_text(json.dumps(keeper.facts()))
-                part.replace(state)
-            time.sleep(ROUND_SECONDS)
+        for facts in rounds(keeper, asked):
+            part = state.with_suffix(".part")
+            part.write_text(json.dumps(facts))
+            part.replace(state)
         code = 0
     finally:
         os._exit(code)
+
+
+def rounds(keeper: Keeper, asked: list[int]) -> Iterator[dict[str, dict[str, Any]]]:
+    """Keep servers until `asked` holds a signal and all have ended; what the keeper says of them, at each change."""
+    keeper.start(())
+    while not keeper.is_over:
+        now = time.monotonic_ns()
+        for pid in keeper.pids():
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                keeper.reaped(pid, os.waitstatus_to_exitcode(status), now)
+        if asked and not keeper.is_stopping:
+            keeper.stop(now, now + STOP_NS_MAX)
+        keeper.turn(now)
+        if keeper.changed:
+            keeper.changed = False
+            yield keeper.facts()
+        time.sleep(ROUND_SECONDS)

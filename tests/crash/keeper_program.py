@@ -11,11 +11,11 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import cast
 
 from pks.base.config import load_config
+from pks.servers.alone import rounds
 from pks.servers.endpoints import SERVERS
 from pks.servers.keeper import Keeper
 from pks.servers.postgres import Postgres
@@ -48,22 +48,10 @@ def main(data_dir: str, options: dict[str, str]) -> int:
     keeper = Keeper(config, Printed(), only.split(",") if only else NAMES)
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    keeper.start(())
-    while not keeper.is_over:
-        now = time.monotonic_ns()
-        for pid in keeper.pids():
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                keeper.reaped(pid, os.waitstatus_to_exitcode(status), now)
-        if asked and not keeper.is_stopping:
-            keeper.stop(now, now + 10_000_000_000)
-        keeper.turn(now)
-        if keeper.changed:
-            keeper.changed = False
-            part = Path(data_dir, "keeper.json.part")
-            part.write_text(json.dumps(keeper.facts() | {"pid": os.getpid()}))
-            part.replace(Path(data_dir, "keeper.json"))
-        time.sleep(0.005)
+    for facts in rounds(keeper, asked):
+        part = Path(data_dir, "keeper.json.part")
+        part.write_text(json.dumps(facts | {"pid": os.getpid()}))
+        part.replace(Path(data_dir, "keeper.json"))
     return 0
 
 

@@ -31,7 +31,7 @@ from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.definitions import Source
 from pks.engine.instruments.events import catalogue_of, definition_event
 from pks.layouts.codes import Flag, Kind, Subject
-from pks.layouts.event import FIELD_NAME
+from pks.layouts.event import FIELD_NAME, FIELD_WORDS
 from pks.proto.codec import trade_words
 from pks.proto.pks.v1 import booking_pb2
 from pks.segments.journal_view import JournalView
@@ -63,24 +63,6 @@ CANONICAL_SOURCE = "PD"
 
 CORRECTIONS = (Kind.AMEND, Kind.CANCEL, Kind.FEE)
 _WORD = (1 << 64) - 1
-
-FIELD_WORDS = {
-    "qty_raw": "quantity",
-    "price_raw": "price",
-    "fee_raw": "fee",
-    "fee_currency_id": "fee_currency",
-    "instrument_id": "instrument",
-    "book_id": "book",
-    "to_book_id": "to_book",
-    "account_id": "account",
-    "source_id": "source",
-    "trade_time_ns": "trade_time",
-    "effective_date": "business_date",
-    "lot_date": "open_date",
-    "original": "trade_id",
-    "lot": "lot_id",
-}
-"""What a person calls the fields of an EVENT."""
 
 
 class Item(NamedTuple):
