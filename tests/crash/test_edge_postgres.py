@@ -121,6 +121,7 @@ def a_day(system: System, seed: int) -> tuple[Feeder, LiveDay]:
 def test_every_event_is_there_once(server: Kept, tmp_path: Path, seed: int) -> None:
     with running(tmp_path, "rows", **settings(server)) as system:
         system.start()
+        wait_caught_up(system, server)  # before the first trade there is no position
         feeder, day = a_day(system, seed)
         for _ in range(400):
             day.step()

@@ -138,7 +138,7 @@ class Snapshots:
         assert self._known is not None, "connected"
         keys = plain_keys(state, int(state.meta[KEYS_COUNT]))
         there = self._there_now(keys)
-        places = np.flatnonzero((keys.view(np.uint64).reshape(len(keys), -1) != there.view(np.uint64).reshape(len(keys), -1)).any(axis=1))
+        places = np.flatnonzero((_words(keys) != _words(there)).any(axis=1))
         chosen = keys[places]
         known = self._known
         rest = export_rest(state) | moved_arrays(self.positions, reentries)
@@ -204,6 +204,10 @@ class Snapshots:
 
 def _names(keys: Any) -> Any:
     return keys["book_id"].astype(np.int64) << 32 | keys["instrument_id"].astype(np.int64)
+
+
+def _words(keys: Any) -> Any:
+    return keys.view(np.uint64).reshape(len(keys), KEY.itemsize // 8)  # none are none too
 
 
 def snapshots_of(context: Context, positions: Positions, view: JournalView) -> Snapshots | None:
