@@ -58,7 +58,7 @@ static void print_position(const host_t *host, const pks_position_slot_t *slot)
     multiplier = multiplier_of(host, PKS_SUBJECT_INSTRUMENT, slot->instrument_id, instrument, sizeof instrument);
     printf("%s %s ", book, instrument);
     put_decimal(slot->qty_raw, slot->qty_scale);
-    printf(" cost %.6g realised %.6g lots %u event %lld\n", pks_money_shown(slot->cost_hi, slot->cost_lo, slot->money_scale) * multiplier,
+    printf(" cost %.15g realised %.15g lots %u event %lld\n", pks_money_shown(slot->cost_hi, slot->cost_lo, slot->money_scale) * multiplier,
            pks_money_shown(slot->realised_hi, slot->realised_lo, slot->money_scale) * multiplier, (unsigned)slot->open_lots,
            (long long)slot->last_sequence);
 }

@@ -50,7 +50,8 @@ def lots(
     pks lots RU-EQ SBER.MOEX --as-of 2025-03-14T15:00:00Z --json
 
     Read from the journal up to its last durable event, with and without a running system. Quantities of short lots are negative, cost has
-    multiplier and quote factor. A lot is named by the trade that opened it, with /2 where that trade first closed the other side.
+    multiplier and quote factor. A lot has the lot_id that its trade gave, else the id of the trade, with /2 where that first closed the
+    other side.
     """
     from pks.cli.past import CatalogueNames, moment, open_past
 
@@ -72,9 +73,8 @@ def lot_row(past: Past, instrument: Instrument, lot: Any) -> dict[str, Any]:
     quantity = Fraction(int(lot["qty_raw"]), 10**instrument.qty_scale)
     cost = Fraction(to_int(int(lot["cost_hi"]), int(lot["cost_lo"])), 10**instrument.money_scale)
     averaged = int(lot["flags"]) & LotFlag.POOL and not int(lot["flags"]) & LotFlag.EXACT
-    leg = int(lot["open_leg"])
     return {
-        "lot_id": past.trade_id(int(lot["open_sequence"])) + (f"/{leg}" if leg else ""),
+        "lot_id": past.lot_id(int(lot["open_sequence"]), int(lot["open_leg"])),
         "date": format_date(int(lot["open_date"])),
         "quantity": format_scaled(int(lot["qty_raw"]), instrument.qty_scale),
         "price": _average(instrument, quantity, cost) if averaged else format_scaled(int(lot["price_raw"]), instrument.price_scale),

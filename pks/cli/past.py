@@ -21,7 +21,7 @@ from pks.cli.asof import STEPS_A_KEY, keys_as_of
 from pks.cli.running import NotRunning, Running, find_running
 from pks.cli.tables import progress
 from pks.client.errors import AmbiguousName, UnknownName
-from pks.engine.booking.keys import LONG_ID_MARK
+from pks.engine.booking.keys import LONG_ID_MARK, NO_LOT
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.errors import AmbiguousInstrument
 from pks.engine.instruments.events import learn_definition
@@ -131,6 +131,13 @@ class Past:
         if inline.startswith(LONG_ID_MARK):
             return str(self.text_at(sequence).get("trade_id", inline.decode(errors="backslashreplace")))
         return inline.decode("utf-8", "replace")
+
+    def lot_id(self, sequence: int, leg: int) -> str:
+        """The name of the lot that a trade opened: the one that it gave, else its own id; with the leg where it first closed another."""
+        if leg:
+            return f"{self.trade_id(sequence)}/{leg}"
+        gave_name = int(self.records[sequence]["kind"]) == Kind.TRADE and int(self.records[sequence]["lot"]) == NO_LOT
+        return str((gave_name and self.text_at(sequence).get("lot_id")) or self.trade_id(sequence))
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,13 @@ def output_options(function: F) -> F:
 
     @click.option("--json", "as_json", is_flag=True, help="one JSON array; decimals are strings")
     @click.option("--csv", "as_csv", is_flag=True, help="CSV with a header line, exact")
-    @click.option("--arrow", is_flag=False, flag_value="-", metavar="[FILE]", help="an Arrow stream on stdout, or a file")
+    @click.option(
+        "--arrow",
+        is_flag=False,
+        flag_value="-",
+        metavar="[FILE]",
+        help="an Arrow stream on stdout; with FILE an Arrow file (IPC file format)",
+    )
     @wraps(function)
     def wrapped(*args: Any, as_json: bool, as_csv: bool, arrow: str | None, **kwargs: Any) -> Any:
         if as_json + as_csv + (arrow is not None) > 1:

@@ -19,12 +19,13 @@ from pks.segments.errors import LayoutUnknown, NotASegment, SegmentMissing, Segm
 from pks.segments.journal_errors import JournalFileDamaged, JournalGap, JournalMismatch, JournalTooLong
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import ring_cursor
+from pks.segments.stream import StreamReader
 from pks.segments.table import RefdataTable
 from pks.topology import Host
 from pks.tui.board import Board
 from pks.tui.columns import Line
 from pks.tui.names import Names
-from pks.tui.tape import JOURNAL_RECORDS_MAX, Tape
+from pks.tui.tape import JOURNAL_RECORDS_MAX, TAPE_LINES, Tape
 
 Words = NDArray[np.int64]
 
@@ -136,7 +137,7 @@ class Feed:
         host = Host.open(self.instance, self.data_dir)
         names = Names(RefdataTable(host.refdata))
         board = Board(host.positions, names)
-        tape = Tape(host.events, names, self._open_journal(host))
+        tape = Tape(host.events, names, self._open_journal(host), self._verdicts_of(host))
         board.poll()
         tape.poll()
         self._places = None
@@ -153,6 +154,13 @@ class Feed:
         except (JournalGap, JournalMismatch, JournalFileDamaged, JournalTooLong, PermissionError) as error:
             self.journal_note = str(error)
             return None
+
+    def _verdicts_of(self, host: Host) -> list[StreamReader]:
+        """What the accumulators refused, from a little before now on; nothing without the data directory, where a late reader reads on."""
+        if host.paths is None:
+            return []
+        streams = [host.verdicts(shard) for shard in range(host.shards)]
+        return [stream.reader(max(-1, stream.ring.head - TAPE_LINES)) for stream in streams]
 
     def _read_cursors(self, host: Host) -> Cursors:
         ring = host.events

@@ -14,11 +14,13 @@ from textual.strip import Strip
 
 from pks.tui.tape import TAPE_LINES, Tape, TapeLine
 
-WIDTHS = (11, 14, 10, 4, 14, 16, 12, 16, 14, 40)
+WIDTHS = (11, 14, 10, 4, 14, 16, 12, 16, 14, 40, 24)
 """Width of each part of a line."""
 
 RIGHT = {"sequence", "quantity", "price"}
-TITLES = TapeLine("Sequence", "Trade time UTC", "Event", "Side", "Quantity", "Instrument", "Price", "Book", "Account", "Trade id")
+TITLES = TapeLine(
+    "Sequence", "Trade time UTC", "Event", "Side", "Quantity", "Instrument", "Price", "Book", "Account", "Trade id", "Refused"
+)
 _LAYOUT = [(name, width, name in RIGHT) for name, width in zip(TapeLine._fields, WIDTHS, strict=True)]
 _WIDTH = sum(WIDTHS) + len(WIDTHS) - 1
 
@@ -29,7 +31,7 @@ ROOM_STEP = 50
 class TapeView(ScrollView, can_focus=True, inherit_bindings=False):
     """The last events, newest first."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"tape--header", "tape--buy", "tape--sell", "tape--other"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"tape--header", "tape--buy", "tape--sell", "tape--other", "tape--refused"}
 
     DEFAULT_CSS = """
     TapeView {
@@ -42,6 +44,7 @@ class TapeView(ScrollView, can_focus=True, inherit_bindings=False):
         &> .tape--buy { color: $text-success; }
         &> .tape--sell { color: $text-error; }
         &> .tape--other { color: $text-muted; }
+        &> .tape--refused { color: $text-warning; text-style: strike; }
     }
     """
 
@@ -90,7 +93,7 @@ class TapeView(ScrollView, can_focus=True, inherit_bindings=False):
         if self._tape is None or number >= len(self._tape.events):
             return Strip.blank(width, self.rich_style)
         line = self._tape.line(number, self._now_ns())
-        style = self._style({"BUY": "buy", "SELL": "sell"}.get(line.side, "other"))
+        style = self._style("refused" if line.refused else {"BUY": "buy", "SELL": "sell"}.get(line.side, "other"))
         return _strip(line, style).crop_extend(left, left + width, self.rich_style)
 
     def action_move(self, x: int, y: int) -> None:

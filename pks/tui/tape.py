@@ -1,22 +1,26 @@
 """The trade tape: the last events of the order that a trader cares for, as raw records, decoded when they are drawn.
 
 Owns the choice of kinds, the bounded memory of them, and the words of a line. Reads the events ring as a free reader, which holds nobody
-back, and once, at the start, the journal's tail, so that a fresh start of the system shows yesterday's last trades too. May not write.
+back, the accumulators' verdicts, so that a line which the position refused does not look booked, and once, at the start, the journal's
+tail, so that a fresh start of the system shows yesterday's last trades too. May not write.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pks.base.errors import Code
 from pks.base.units import to_decimal
 from pks.layouts.codes import Flag, Kind, Side, Subject
 from pks.layouts.event import EVENT, EVENT_WORDS
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import LAPPED, Ring, ring_read_free
+from pks.segments.stream import StreamReader
 from pks.tui.figures import figure, moment
 from pks.tui.names import Names
 
@@ -49,13 +53,16 @@ class TapeLine(NamedTuple):
     book: str
     account: str
     trade_id: str
+    refused: str = ""  # the code by which the position refused it
 
 
 class Tape:
     """The last events of the ring, newest first."""
 
-    def __init__(self, ring: Ring, names: Names, journal: JournalView | None = None) -> None:
-        self._ring, self._names = ring, names
+    def __init__(self, ring: Ring, names: Names, journal: JournalView | None = None, verdicts: Sequence[StreamReader] = ()) -> None:
+        """verdicts: a reader a shard; without them no line is known to be refused."""
+        self._ring, self._names, self._verdicts = ring, names, verdicts
+        self._refused: dict[int, int] = {}
         self._room = np.empty((READ_MAX, EVENT_WORDS), np.int64)
         self.events: deque[Any] = deque(maxlen=TAPE_LINES)
         self.skipped_count = 0
@@ -65,7 +72,21 @@ class Tape:
             self._keep(_tail(journal, self._cursor))
 
     def poll(self) -> int:
-        """Take the events that were published since the last call; how many lines are new."""
+        """Take the events that were published since the last call; how many lines are new or are seen to be refused."""
+        return self._poll_events() + self._poll_verdicts()
+
+    def _poll_verdicts(self) -> int:
+        count = 0
+        for reader in self._verdicts:
+            records = reader.read(READ_MAX)
+            count += len(records)
+            self._refused.update(zip(records["sequence"].tolist(), records["code"].tolist(), strict=True))
+        if len(self._refused) > 2 * READ_MAX and self.events:
+            oldest = int(self.events[-1]["sequence"])
+            self._refused = {sequence: code for sequence, code in self._refused.items() if sequence >= oldest}
+        return count
+
+    def _poll_events(self) -> int:
         head, before = self._ring.head, self._cursor
         self._cursor = max(before, head - READ_MAX)
         self.skipped_count += self._cursor - before
@@ -84,7 +105,10 @@ class Tape:
 
     def line(self, number: int, now_ns: int) -> TapeLine:
         """Line `number`, 0 is the newest."""
-        return describe(self.events[number], self._names, now_ns)
+        event = self.events[number]
+        code = self._refused.get(int(event["sequence"]), 0)
+        line = describe(event, self._names, now_ns)
+        return line._replace(refused=Code(code).name) if code else line
 
 
 def describe(event: Any, names: Names, now_ns: int) -> TapeLine:

@@ -212,12 +212,12 @@ def object_row(value: object, line: int, row: int, options: Options) -> TradeRow
         if not field or item is None:
             continue
         if field in values:
-            return row_error(Code.BAD_ROW, "two keys give this field", line=line, row=row, field=field)
+            return _named(row_error(Code.BAD_ROW, "two keys give this field", line=line, row=row, field=field), value)
         if isinstance(item, dict) and field == "instrument":
             values["instrument_terms"] = msgspec.json.encode(item, order="deterministic").decode()
             continue
         if not isinstance(item, str):
-            return row_error(Code.BAD_ROW, "neither text nor a number", line=line, row=row, field=field, value=item)
+            return _named(row_error(Code.BAD_ROW, "neither text nor a number", line=line, row=row, field=field, value=item), value)
         assumed_utc = assumed_utc or key.strip().lower() == "trade_time_utc"
         values[field] = item.strip(" \t")
     if not all(map(str.isprintable, values.values())):
@@ -225,6 +225,12 @@ def object_row(value: object, line: int, row: int, options: Options) -> TradeRow
         if wrong is not None:
             return with_trade_id(wrong, values.get("trade_id", ""))
     return TradeRow(line=line, row=row, trade_time_assumed_utc=assumed_utc, **values)
+
+
+def _named(wrong: RowError, value: dict[str, Any]) -> RowError:
+    """The error with the trade id of its object, where that has one."""
+    ids = [item for key, item in value.items() if field_of(key) == "trade_id" and isinstance(item, str)]
+    return with_trade_id(wrong, ids[0].strip(" \t") if ids else "")
 
 
 def unique_object(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -119,6 +119,8 @@ class Border:
         trade_id = row.trade_id or (row.lot_id if kind == Kind.OPENING else "")
         if not trade_id:
             raise Refused(Code.MISSING_FIELD, "lot_id" if kind == Kind.OPENING else "trade_id", "")
+        if kind == Kind.OPENING and row.lot_id and row.lot_id != trade_id:
+            raise Refused(Code.BAD_ROW, "lot_id", row.lot_id, "an opening lot is named by its trade_id: leave one of the two out")
         raw = trade_id.encode()
         if len(raw) > TRADE_ID_BYTES_MAX or any(byte < 32 for byte in raw):
             raise Refused(Code.BAD_TEXT, "trade_id", trade_id)

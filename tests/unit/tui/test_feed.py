@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from pks.base.clock import ManualClock
+from pks.base.errors import Code
 from pks.layouts.codes import Kind, Side, Subject
+from pks.layouts.match import VERDICT
 from pks.layouts.segment import header_word
 from pks.segments.journal_file import file_path
 from pks.tui.board import Board
@@ -120,6 +122,21 @@ def test_the_tape_begins_with_the_journals_tail(tmp_path: Path, clock: ManualClo
         assert int(tape.events[0]["sequence"]) == last + 1 > sequences[0]
     finally:
         desk.close()
+
+
+def test_the_tape_says_what_the_position_refused(desk: BlotterHost, clock: ManualClock) -> None:
+    desk.folder.joinpath("streams").mkdir(parents=True, exist_ok=True)
+    feed = Feed(desk.instance, desk.folder, clock)
+    feed.poll()
+    desk.tell("RU-EQ", "SBER.MOEX", 5, 31_640, Side.SELL)
+    feed.poll()
+    tape = feed.tape
+    assert tape is not None and tape.line(0, 0).refused == ""
+    verdict = np.zeros(1, VERDICT)
+    verdict["sequence"], verdict["code"] = tape.events[0]["sequence"], Code.OVERSELL
+    desk.host.verdicts(1).writer().publish(verdict)
+    assert feed.poll().tape_count == 1
+    assert tape.line(0, 0).refused == "OVERSELL"
 
 
 def test_a_damaged_journal_costs_the_tapes_past_only(desk: BlotterHost, clock: ManualClock) -> None:

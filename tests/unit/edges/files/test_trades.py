@@ -156,6 +156,18 @@ def test_json_rows_that_are_none() -> None:
     assert trade_ids(array) == trade_ids("\n".join(items), "ndjson") == ["1", "9"]
 
 
+def test_a_json_row_that_is_refused_keeps_its_trade_id() -> None:
+    rows = rows_of(
+        '[{"trade_id": "a", "quantity": {"of": 1}}, {"quantity": [1], "trade_id": "b"}, {"qty": "1", "quantity": "2", "trade_id": "c"}]',
+        "json",
+    )
+    assert [(row.trade_id, row.field) for row in rows if isinstance(row, RowError)] == [
+        ("a", "quantity"),
+        ("b", "quantity"),
+        ("c", "quantity"),
+    ]
+
+
 def test_json_that_breaks_off() -> None:
     assert trade_ids('[{"trade_id": "1"}, {"trade_id": "2"') == ["1"]
     assert errors_of('[{"trade_id": "1"}, {"trade_id": "2"') == [(1, 2, Code.BAD_ROW, "")]

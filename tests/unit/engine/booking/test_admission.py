@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pks.base.errors import Code
+from pks.base.errors import Code, Refused
 from pks.edges.files.rows import TradeRow
 from pks.engine.booking.keys import NO_LOT
 from pks.layouts.codes import Flag, Kind
@@ -25,6 +25,25 @@ def test_a_lot_is_named_by_trade_id_by_leg_or_by_its_own_id(tmp_path: Path) -> N
     assert small.sell("7", "12", lot_id="MINE") == Code.LOT_EXCEEDED
     assert small.sell("4", "12") == Code.LOT_REQUIRED
     assert small.quantity() == 12
+
+
+def test_an_opening_lot_has_one_name(tmp_path: Path) -> None:
+    small = Small(tmp_path, "SPECIFIC")
+    named = {
+        "kind": "OPENING",
+        "book": "A",
+        "instrument": "X",
+        "account": "acc",
+        "side": "BUY",
+        "quantity": "5",
+        "price": "10",
+        "business_date": "2025-01-02",
+        "open_date": "2025-01-02",
+    }
+    with pytest.raises(Refused, match=r"lot_id = 'L1'.*leave one of the two out"):
+        small.row(**named, trade_id="a", lot_id="L1")
+    assert small.row(**named, trade_id="L1", lot_id="L1") == Code.ACCEPTED
+    assert small.sell("4", "12", lot_id="L1") == Code.ACCEPTED
 
 
 def test_lot_ids_survive_a_replay_of_captures_fold(tmp_path: Path) -> None:
