@@ -80,22 +80,20 @@ def _definitions() -> list[AnyDefinition]:
     ]
 
 
-class SmallCore:
-    """Capture's fold and one shard over an array, as the workers have them over rings and the journal."""
+class SmallCapture:
+    """Capture's fold over an array, as the worker has it over a ring and the journal; a shard's kernels are none of its business."""
 
     def __init__(self, folder: Path, keys: int = 64) -> None:
         self.records = np.zeros(CAPACITY, EVENT)
         self.booking = Booking(lambda sequence: self.records[sequence], DayFiles(folder / "keys"), keys=keys)
         self.journal = self.records.view()
         self.journal.flags.writeable = False
-        self.live = Positions(self.journal, keys=8, lots=16)
-        self.live.shard.state.meta[ANCHOR_EVENTS] = 1  # so that derivations go on from anchors
         self.number = 0
         for definition in _definitions():
-            self.book(definition_event(definition))
+            self.place(definition_event(definition))
 
-    def book(self, group: Any, *, ends: bool = True) -> int:
-        """Admit, place and apply a group, which `ends` a batch; its first sequence, 0 when refused."""
+    def place(self, group: Any, *, ends: bool = True) -> int:
+        """Admit and place a group, which `ends` a batch; its first sequence, 0 when refused."""
         outcome = self.booking.admit(group, NOW_NS)
         if outcome.records is None:
             return 0
@@ -104,7 +102,6 @@ class SmallCore:
         self.records[first : first + len(placed)] = placed
         if not ends:
             self.records[self.booking.sequence]["flags"] &= np.uint16(0xFFFF ^ Flag.END_OF_BATCH)
-        self.live.apply(self.records, CAPACITY - 1, first, self.booking.sequence)
         return first
 
     def event(self, kind: Kind, book: int = 1, instrument: int = 1, **fields: Any) -> Any:
@@ -118,6 +115,23 @@ class SmallCore:
         for name, value in fields.items():
             e[name] = value
         return e
+
+
+class SmallCore(SmallCapture):
+    """The same with one shard behind it."""
+
+    def __init__(self, folder: Path, keys: int = 64) -> None:
+        super().__init__(folder, keys)
+        self.live = Positions(self.journal, keys=8, lots=16)
+        self.live.shard.state.meta[ANCHOR_EVENTS] = 1  # so that derivations go on from anchors
+        self.live.apply(self.records, CAPACITY - 1, 1, self.booking.sequence)
+
+    def book(self, group: Any, *, ends: bool = True) -> int:
+        """Place a group and apply it; its first sequence, 0 when refused."""
+        first = self.place(group, ends=ends)
+        if first:
+            self.live.apply(self.records, CAPACITY - 1, first, self.booking.sequence)
+        return first
 
     def correct(self, kind: Kind, trade: Any, **fields: Any) -> int:
         """Book a correction of `trade`."""
@@ -221,8 +235,8 @@ def warm_accumulator() -> None:
 def warm_booking() -> None:
     """Every kernel of capture's fold and of its compiled loop."""
     with tempfile.TemporaryDirectory() as folder:
-        core = SmallCore(Path(folder))
-        core.book(core.event(Kind.TRADE))
+        core = SmallCapture(Path(folder))
+        core.place(core.event(Kind.TRADE))
         booking = core.booking
         _turn_capture(booking, core.event(Kind.TRADE))
         fresh = Booking(lambda sequence: core.records[sequence], DayFiles(Path(folder) / "other"), keys=64)

@@ -74,7 +74,9 @@ def _warm(channel: socket.socket, launch: Launch) -> bool:
         names = sorted({plan.make.partition(":")[0] for plan in launch.plans})
         compiled = Path(os.environ["NUMBA_CACHE_DIR"], f"{COMPILED}-{crc32(' '.join(names).encode()):08x}")
         if not compiled.exists():
-            _compile_apart(names)
+            hot = {plan.make.partition(":")[0] for plan in launch.plans if plan.hot}
+            _compile_apart(sorted(hot))
+            _compile_apart([name for name in names if name not in hot])  # they fold too: at the same time they would compile all that again
         for name in names:
             cast(WorkerModule, import_module(name)).warm()
         check_single_threaded()
