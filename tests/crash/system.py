@@ -325,8 +325,9 @@ class Feeder:
     def learn(self) -> None:
         """Take the reference data of the running system into the catalogue."""
         assert self.producer is not None and self.view is not None, "connected"
-        catalogue = self.booking.catalogue
-        for subject, row_id, sequence, definition in definitions_of(self.view.records, self.producer.host.refdata.snapshot()):
+        catalogue, rows = self.booking.catalogue, self.producer.host.refdata.snapshot()
+        self.view.refresh()  # behind the rows: the journal may have another file by now
+        for subject, row_id, sequence, definition in definitions_of(self.view.records, rows):
             if catalogue.get(subject, row_id) is None or catalogue.sequence_of(subject, row_id) < sequence:
                 catalogue.apply(subject, row_id, definition, sequence)
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -78,7 +78,8 @@ def postgres_port(postgres: Kept) -> int:
 def stop_all(pid: int, number: signal.Signals) -> None:
     """A signal for a process and its children."""
     for process in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
-        os.kill(process.pid, number)
+        with suppress(ProcessLookupError):  # a child that has just done its work
+            os.kill(process.pid, number)
 
 
 def faults(outside: Outside) -> dict[str, tuple[Callable[[], None], Callable[[], None]]]:
