@@ -136,6 +136,9 @@ class History:
     def learn(self, e: Any) -> None:
         """Take one correction, in order."""
         sequence, kind, original, flags = int(e["sequence"]), int(e["kind"]), int(e["original"]), int(e["flags"])
+        if kind == Kind.ALLOCATION:  # the block is dealt with, even where a position refused a part: it takes no other allocation
+            self.allocated.setdefault(original, sequence)
+            return
         if sequence in self.refused:
             return
         if kind == Kind.AMEND and not flags & Flag.REENTRY:
@@ -144,8 +147,6 @@ class History:
             self.cancelled[original] = sequence
         elif kind == Kind.FEE:
             self.fees.setdefault(original, []).append(sequence)
-        elif kind == Kind.ALLOCATION:
-            self.allocated.setdefault(original, sequence)
         elif kind == Kind.TRADE:
             self.moved_to[original], self.moved_from[sequence] = sequence, original
 

@@ -120,7 +120,9 @@ def encode(events: Any, refused: Mapping[int, int], matches: Any, words: Mapping
     if len(booked):
         rows.trades, rows.trades_count = _trades(events[booked], [texts.get(at) for at in booked.tolist()], names), len(booked)
     corrections = np.isin(kinds, (Kind.AMEND, Kind.CANCEL, Kind.FEE, Kind.ALLOCATION)) | ((kinds == Kind.TRADE) & (events["original"] != 0))
-    _correct(rows, events, np.flatnonzero(corrections & applied).tolist(), texts, names)
+    # a block whose parts were refused is allocated all the same, since it takes no other allocation; a part that stands is named first
+    places = [*np.flatnonzero(corrections & applied).tolist(), *np.flatnonzero((kinds == Kind.ALLOCATION) & ~applied).tolist()]
+    _correct(rows, events, places, texts, names)
     fees = events[(kinds == Kind.FEE) & applied]
     if len(fees):
         rows.fees = _fees(fees, names)

@@ -8,11 +8,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from pks.base.errors import Code
+from pks.cli.trades import History
 from pks.edges.files.desk import packaged_desk
 from pks.edges.files.trades import read_trades
+from pks.layouts.codes import Kind
+from pks.layouts.event import EVENT
 from tests.unit.cli.conftest import Run, json_of
 from tests.unit.cli.journals import Booked, desk_core, desk_day
 
@@ -125,6 +130,14 @@ def test_long_id_is_whole(shown: dict[str, list[dict[str, Any]]], pks_run: Run, 
 def test_opening_lots_are_trades(shown: dict[str, list[dict[str, Any]]]) -> None:
     (row,) = shown["L001"]
     assert (row["kind"], row["status"], row["price"], row["open_date"]) == ("OPENING", "BOOKED", "281.4", "2025-01-20")
+
+
+def test_a_block_is_allocated_even_where_a_position_refused_its_parts() -> None:
+    part = np.zeros(1, EVENT)[0]
+    part["sequence"], part["kind"], part["original"] = 7, Kind.ALLOCATION, 3
+    history = History({7: int(Code.INSUFFICIENT_POSITION)})
+    history.learn(part)
+    assert history.allocated == {3: 7}
 
 
 def test_unallocated_blocks(pks_run: Run, corrected_dir: Path, tmp_path: Path) -> None:

@@ -82,6 +82,26 @@ async def test_a_random_day(database: Endpoint, tmp_path: Path, seed: int, batch
     await writer.connection.close()
 
 
+def test_a_block_is_allocated_even_where_positions_refused_its_parts(tmp_path: Path, seed: int) -> None:
+    script, group = RandomDay(seed, tmp_path), []
+    while len(group) < 2:
+        script._block()
+        script._allocate()
+        core = script.core
+        last = core.sequence
+        while int(core.records[last]["kind"]) not in (Kind.ALLOCATION, Kind.TRADE):
+            last -= 1
+        block = int(core.records[last]["original"])
+        group = [
+            part for part in range(1, last + 1) if core.records[part]["kind"] == Kind.ALLOCATION and core.records[part]["original"] == block
+        ]
+    events = core.records[group[0] : group[-1] + 1]
+    names = Names(core.booking.catalogue)
+    for refused, first in (({}, group[0]), ({group[0]: 1}, group[1]), (dict.fromkeys(group, 1), group[0])):
+        words = dict.fromkeys(group, b"{}")
+        assert encode(events, refused, np.zeros(0, MATCH), words, names).changes[block].allocated_by == first
+
+
 async def test_a_slice_is_written_once(database: Endpoint, tmp_path: Path, seed: int) -> None:
     core = day(seed, tmp_path)
     parts = slices(core, random.Random(seed), Names(Catalogue()), 60)
