@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import pks
+from pks.cli.group import main
 from pks.client.remote import NotReached
 from pks.edges.files.rows import TradeRow
 from pks.edges.nats.origin import origin_of
@@ -190,6 +192,70 @@ def test_a_restart_goes_on_and_a_wipe_is_filled_again(server: NatsServer, tmp_pa
         wait_until(lambda: bool(server.messages("EVENTS")), SECONDS, "EVENTS filled again")
         judge_streams(system, server)
         feeder.close()
+
+
+def refill_nats(system: System) -> str:
+    """What the command says."""
+    settings = {
+        "PKS_EDGES": "external",
+        "PKS_NATS_URL": system.settings["edges.nats_url"],
+        "PKS_NATS_NKEY": system.settings["edges.nats_nkey"],
+    }
+    said = CliRunner().invoke(main, ["refill", "nats", "--yes", "--data-dir", str(system.data_dir)], env=settings)
+    assert said.exit_code == 0, said.output
+    return said.output
+
+
+def test_refill_empties_what_is_ours_and_the_bus_fills_it(server: NatsServer, tmp_path: Path, seed: int) -> None:
+    """Under way, and again while no system runs: every event is told once, what others said is where it was."""
+    with running(tmp_path, "busrefill", **server.settings) as system:
+        system.start()
+        feeder, day = a_day(system, seed)
+        server.publish("backoffice.dlq.booking", b"a dead letter")
+        for _ in range(10):
+            for _ in range(8):
+                day.step()
+            feeder.settle()
+            server.publish(TRADE_BOOKED, b"garbage of somebody else", user="booker")
+        wait_caught_up(system)
+        others = [message for message in server.messages("BOOKING") if "Pks-Origin" not in message.headers]
+        letters = server.messages("DLQ", "backoffice.dlq.booking")
+        before = max(message.sequence for message in server.messages("BOOKING"))
+        for _ in range(20):
+            day.step()
+        said = refill_nats(system)
+        assert "the running system fills it again" in said
+        assert "BOOKING 0" not in said and "EVENTS 0" not in said and "POSITIONS_LATEST 0" not in said
+        for _ in range(20):
+            day.step()
+        feeder.settle()
+        judge_streams(system, server)
+        booking = server.messages("BOOKING")
+        assert [message for message in booking if "Pks-Origin" not in message.headers] == others
+        assert all(message.sequence > before for message in booking if "Pks-Origin" in message.headers), "told anew"
+        assert {letter.sequence for letter in letters} <= {letter.sequence for letter in server.messages("DLQ")}
+        told = sequences_told([message for message in booking if "Pks-Origin" in message.headers])
+        records = b"".join(events_of(message.data)[2] for message in server.messages("EVENTS"))
+        feeder.close()
+        assert system.stop() == 0
+        assert "the next `pks run` fills nats again" in refill_nats(system)
+        assert server.messages("EVENTS") == server.messages("POSITIONS_LATEST") == []
+        assert server.messages("BOOKING") == others
+        assert "it had nothing" in refill_nats(system)
+        system.start()
+        wait_caught_up(system)
+        again = server.messages("BOOKING")
+        assert sequences_told([message for message in again if "Pks-Origin" in message.headers]) == told, "each once, with its verdict"
+        assert b"".join(events_of(message.data)[2] for message in server.messages("EVENTS")).startswith(records)
+        assert server.messages("POSITIONS_LATEST")
+        assert system.stop() == 0
+
+
+def test_refill_of_a_directory_without_a_journal_is_refused(server: NatsServer, tmp_path: Path) -> None:
+    settings = {"PKS_EDGES": "external", "PKS_NATS_URL": server.server.url(), "PKS_NATS_NKEY": str(server.server.seed_file("pks"))}
+    said = CliRunner().invoke(main, ["refill", "nats", "--yes", "--data-dir", str(tmp_path / "none")], env=settings)
+    assert said.exit_code == 1
+    assert "there is no journal in" in said.output
 
 
 def ids_booked(system: System) -> Counter[str]:

@@ -111,6 +111,16 @@ def command(system: System, *words: str) -> Any:
     return json.loads(said.stdout)
 
 
+def refill_series(system: System) -> str:
+    """What `pks refill questdb` says."""
+    jar = {"PKS_QUESTDB_JAR": system.settings["edges.questdb_jar"]} if "edges.questdb_jar" in system.settings else {}
+    program = [sys.executable, "-c", "from pks.cli import main; main()", "refill", "questdb", "--yes", "--data-dir", str(system.data_dir)]
+    said = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **jar})
+    assert said.returncode == 0, said.stderr
+    assert "begins at 1 again" in said.stdout
+    return said.stdout
+
+
 def expected(system: System) -> list[tuple[Any, ...]]:
     """The trades as `pks trades` folds them from the journal; of a trade that moved to another book only where it is now."""
     found = {}
@@ -189,8 +199,15 @@ def test_each_trade_is_one_row_whatever_is_killed_stopped_or_wiped(system: Syste
     ask(system, "drop table bo_positions" if server_of(system) == "questdb" else "drop schema time_series cascade")
     wait_same(system)
 
+    book(day, feeder, 40)
+    assert "the running system fills it again" in refill_series(system)
+    book(day, feeder, 40)
+    wait_same(system)
+
     feeder.close()
     assert system.stop() == 0
+    if server_of(system) == "postgres":  # started once more for it, which takes QuestDB long
+        assert "the next `pks run` fills questdb again" in refill_series(system)
     system.start()
     feeder.connect()
     book(day, feeder, 50)

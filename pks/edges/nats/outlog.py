@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import nats.errors
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-from nats.js.errors import APIError, BucketNotFoundError, KeyNotFoundError, NotFoundError
+from nats.js.errors import APIError, BucketNotFoundError, KeyDeletedError, KeyNotFoundError, NotFoundError
 
 from pks.base.errors import Retryable
 from pks.edges.nats.streams import HEADER_EXPECTED, HEADER_ID, HEADER_LAST, HEADER_ORIGIN, HEADER_PART, HEADER_WINDOW, StreamPlan
@@ -88,6 +88,19 @@ def mark_of(headers: dict[str, str]) -> Mark:
     first, _, last = headers[HEADER_WINDOW].partition("-")
     part, _, parts = headers[HEADER_PART].partition("/")
     return Mark(int(first), int(last), int(part), int(parts))
+
+
+async def hint_bucket(stream: Any) -> Any:
+    """The key-value bucket of edges' hints, made where it is missing."""
+    try:
+        return await stream.key_value(HINT_BUCKET)
+    except BucketNotFoundError:
+        return await stream.create_key_value(bucket=HINT_BUCKET, history=1, max_bytes=1 << 20)
+
+
+def hint_key(origin: str, stream: str) -> str:
+    """The key of a system's hint of one stream."""
+    return f"{origin}.{stream}"
 
 
 class OutLog:
@@ -250,26 +263,18 @@ class OutLog:
                 raise StreamChanged(self.plan.name, "was emptied")
 
     async def _key_values(self) -> Any:
-        if self._bucket is None:
-            try:
-                self._bucket = await self._stream.key_value(HINT_BUCKET)
-            except BucketNotFoundError:
-                self._bucket = await self._stream.create_key_value(bucket=HINT_BUCKET, history=1, max_bytes=1 << 20)
+        self._bucket = self._bucket or await hint_bucket(self._stream)
         return self._bucket
-
-    @property
-    def _hint_key(self) -> str:
-        return f"{self.origin}.{self.plan.name}"
 
     async def _write_hint(self) -> None:
         hint = {"created": self._created, "stream_sequence": self._ours, "last": self._last, "at": self._at}
-        await (await self._key_values()).put(self._hint_key, json.dumps(hint).encode())
+        await (await self._key_values()).put(hint_key(self.origin, self.plan.name), json.dumps(hint).encode())
 
     async def _read_hint(self) -> dict[str, Any] | None:
         """The hint, unless it is of another incarnation of the stream."""
         try:
-            entry = await (await self._key_values()).get(self._hint_key)
-        except KeyNotFoundError:
+            entry = await (await self._key_values()).get(hint_key(self.origin, self.plan.name))
+        except (KeyNotFoundError, KeyDeletedError):
             return None
         hint: dict[str, Any] = json.loads(entry.value or b"{}")
         return hint if hint.get("created") == self._created else None

@@ -23,6 +23,8 @@ from pks.edges.questdb.store import BAR_SECONDS, TRADES_MAX, Bar, TradeRow, Want
 from pks.servers.endpoints import Endpoint
 
 TABLE = "bo_positions"
+REQUEST = "bo_positions_refill"
+"""An empty table: somebody asked that whoever writes empties the other one and fills it again."""
 
 DDL = f"""create table if not exists {TABLE} (ts timestamp_ns, trade_id varchar, sequence long, last_sequence long, kind symbol,
 status symbol, book symbol, to_book symbol, instrument symbol capacity 4096, account symbol, source symbol, side symbol, quantity double,
@@ -84,19 +86,40 @@ class QuestdbStore:
             await self._sql.execute(f"rename table {TABLE} to {self.put_aside}")
             found = None
         if found is None:
-            await self._sql.execute(DDL)
-            found = await self._facts()
-            assert found is not None, "it was made"
+            found = await self._make()
         elif found["table_suspended"]:
             await self._sql.execute(f"alter table {TABLE} resume wal")
         self._table_id, self._has_rows = found["id"], False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="questdb")
 
-    async def _facts(self) -> Any:
+    async def _make(self) -> Any:
+        await self._sql.execute(DDL)
+        found = await self._facts()
+        assert found is not None, "it was made"
+        return found
+
+    async def _facts(self, table: str = TABLE) -> Any:
         """The table's row of `tables()`, None when there is none."""
         return await self._sql.fetchrow(
-            "select id, dedup, walEnabled as wal, designatedTimestamp as stamp, table_suspended from tables() where table_name = $1", TABLE
+            "select id, dedup, walEnabled as wal, designatedTimestamp as stamp, table_suspended from tables() where table_name = $1", table
         )
+
+    async def ask_refill(self) -> None:
+        """As the port says."""
+        await self._sql.execute(f"create table if not exists {REQUEST} (asked timestamp)")
+
+    async def is_refill_asked(self) -> bool:
+        """As the port says."""
+        return await self._facts(REQUEST) is not None
+
+    async def empty_if_asked(self) -> bool:
+        """As the port says."""
+        if not await self.is_refill_asked():
+            return False
+        await self._sql.execute(f"drop table if exists {TABLE}")
+        self._table_id = (await self._make())["id"]
+        await self._sql.execute(f"drop table {REQUEST}")
+        return True
 
     async def cursor(self) -> int:
         """As the port says: the highest event in the table."""
@@ -140,8 +163,12 @@ class QuestdbStore:
 
     async def check(self) -> None:
         """As the port says; also whether the server applies what its log has."""
+        if await self.is_refill_asked():
+            raise TableLost(self.name, "is emptied and filled again: `pks refill questdb` was asked for")
         found = await self._facts()
         if found is None or found["id"] != self._table_id or not _is_ours(found):
+            if found is not None and _is_ours(found):
+                await self.ask_refill()  # our latest rows may be in the new one, without those in front of them
             raise TableLost(self.name, "was dropped or made anew by somebody else")
         if found["table_suspended"]:
             raise TableLost(self.name, "is suspended: the server does not apply what it has taken")

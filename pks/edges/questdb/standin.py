@@ -37,6 +37,9 @@ create index if not exists bo_positions_key on {TABLE} (instrument, book, ts);
 create table if not exists time_series.cursor (name text primary key, sequence bigint not null);
 """
 
+REQUEST = "time_series.refill"
+"""An empty table: somebody asked that whoever writes empties the other one and fills it again."""
+
 INSERT = f"""
 insert into {TABLE} (ts, ts_ns, trade_id, sequence, last_sequence, kind, status, book, to_book, instrument, account, source, side,
     qty_raw, qty_scale, price_raw, price_scale, quantity, price)
@@ -125,8 +128,28 @@ class PostgresStore:
                 )
             self._months.add(month)
 
+    async def ask_refill(self) -> None:
+        """As the port says."""
+        await self._sql.execute(f"create schema if not exists time_series; create table if not exists {REQUEST} ()")
+
+    async def is_refill_asked(self) -> bool:
+        """As the port says."""
+        return await self._sql.fetchval("select to_regclass($1)", REQUEST) is not None
+
+    async def empty_if_asked(self) -> bool:
+        """As the port says; in one transaction."""
+        if not await self.is_refill_asked():
+            return False
+        async with self._sql.transaction():
+            await self._sql.execute("select pg_advisory_xact_lock($1)", LOCK)
+            await self._sql.execute(f"truncate {TABLE}, time_series.cursor; drop table if exists {REQUEST}")
+        self._has_rows = False
+        return True
+
     async def check(self) -> None:
         """As the port says."""
+        if await self.is_refill_asked():
+            raise TableLost(self.name, "is emptied and filled again: `pks refill questdb` was asked for")
         if await self._sql.fetchval("select to_regclass($1)", TABLE) is None:
             raise TableLost(self.name, "was dropped by somebody else")
         if self._has_rows and not await self._sql.fetchval(f"select exists(select from {TABLE})"):

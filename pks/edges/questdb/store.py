@@ -111,5 +111,14 @@ class TimeSeriesStore(Protocol):
     async def count(self) -> int:
         """Rows, those under MOVED too."""
 
+    async def ask_refill(self) -> None:
+        """Ask, durably, that whoever writes empties the table and begins at the first event; his `check` raises TableLost then."""
+
+    async def is_refill_asked(self) -> bool:
+        """Whether that is still to be done."""
+
+    async def empty_if_asked(self) -> bool:
+        """Do it, by who writes or while nobody does; may be broken off and done again. Whether it was asked for."""
+
     async def close(self) -> None:
         """Let go of the connection, whatever its state."""

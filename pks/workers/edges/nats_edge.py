@@ -13,6 +13,7 @@ from pks.base.errors import Retryable
 from pks.edges.nats.connection import Connection, open_connection
 from pks.edges.nats.origin import origin_of
 from pks.edges.nats.outlog import OutLog
+from pks.edges.nats.refill import RefillAsked, asked, forget
 from pks.edges.nats.streams import BOOKING, EVENTS, EVENTS_SUBJECT, LIFECYCLE_APPLIED, TRADE_BOOKED, TRADE_REJECTED, ensure_streams
 from pks.servers.endpoints import Endpoint
 from pks.workers.edges.bus_in import BusIn, Reaper
@@ -27,6 +28,9 @@ LOOK_SECONDS = 0.1
 BEHIND_EVENTS = 1000
 """Events that wait from which on positions step back."""
 
+REFILL_LOOK_SECONDS = 2.0
+"""Between two looks whether somebody asked that the streams are emptied and filled again."""
+
 OUR_SUBJECTS = (TRADE_BOOKED, LIFECYCLE_APPLIED, TRADE_REJECTED)
 
 
@@ -34,7 +38,10 @@ class AheadOfJournal(Retryable):
     """NATS has events of ours that this journal has not: the journal was lost, or restored from an old copy."""
 
     def __init__(self, cursor: int, limit: int) -> None:
-        super().__init__(f"NATS has our events up to {cursor}, the journal up to {limit}: it was lost, or is an old copy")
+        super().__init__(
+            f"NATS has our events up to {cursor}, the journal up to {limit}: it was lost, or is an old copy; "
+            "`pks recover --from nats` makes it anew where there is none, `pks refill nats` empties the streams"
+        )
         self.cursor, self.limit = cursor, limit
 
 
@@ -67,6 +74,7 @@ class NatsEdge:
         origin = origin_of(self.feed.view.records[1])
         connection = self.connection = await open_connection(endpoint, f"pks bus {origin}")
         await ensure_streams(connection.stream)
+        await self._refill_if_asked(connection, origin)
         events = EventsOut(self.feed, OutLog(connection.stream, EVENTS, (EVENTS_SUBJECT,), origin, self.context.beat), self.context.beat)
         booking = BookingOut(self.feed, OutLog(connection.stream, BOOKING, OUR_SUBJECTS, origin, self.context.beat), self.context.beat)
         await events.open()
@@ -77,7 +85,24 @@ class NatsEdge:
         inward = BusIn(self.context, connection, origin, self.failures)
         positions = PositionsOut(self.context, self.feed, connection, origin, self._is_behind)
         self._start(events.run(), booking.run(), inward.run(), Reaper(connection, inward.consumer).run(), positions.run())
+        self.tasks.add(asyncio.get_running_loop().create_task(self._watch_refill(connection, origin)))
         return True
+
+    async def _refill_if_asked(self, connection: Connection, origin: str) -> None:
+        refill = await asked(connection.stream, origin)
+        if refill is None or refill.is_done:
+            return
+        removed = await forget(connection.stream, origin, self.context.beat)
+        self.cursor = 0
+        self.context.log.info("streams emptied, as pks refill asked", **removed)
+
+    async def _watch_refill(self, connection: Connection, origin: str) -> None:
+        """Raises RefillAsked when it is."""
+        while True:
+            await asyncio.sleep(REFILL_LOOK_SECONDS)
+            refill = await asked(connection.stream, origin)
+            if refill is not None and not refill.is_done:
+                raise RefillAsked
 
     def _refuse_a_lost_journal(self, cursor: int) -> None:
         durable = self.context.host.durable_sequence

@@ -78,6 +78,8 @@ class TimeSeries:
             return False
         self.store = self._choice.store_of(self.chosen._replace(place=endpoint))
         await self.store.open()
+        if await self.store.empty_if_asked():
+            self.context.log.info("table emptied, to be filled from the first event", store=self.store.name)
         cursor, limit = await self.store.cursor(), self.feed.limit()
         if cursor > limit:
             raise StoreAhead(self.store.name, cursor, limit)
