@@ -44,7 +44,9 @@ COMMANDS: dict[str, Entry] = {
     "journal": Entry("pks.cli.journal:journal", "the journal: checked, dumped, counted, packed"),
     "lots": Entry("pks.cli.lots:lots", "open lots of one position"),
     "positions": Entry("pks.cli.positions:positions", "positions, now or at any time, by book, account or entity"),
-    "recover": Entry("pks.cli.recover:recover", "the journal made again from Postgres and NATS, when the disk was lost"),
+    "recover": Entry(
+        "pks.cli.recover:recover", "the journal, or a checkpoint, made again from Postgres and NATS when the local one was lost"
+    ),
     "ref": Entry("pks.cli.ref:ref", "reference data: load, class defaults, what is known"),
     "refill": Entry("pks.cli.refill:refill", "what a server has of the journal, brought to it again"),
     "run": Entry("pks.cli.run:run", "the system, in the foreground"),

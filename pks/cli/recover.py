@@ -1,4 +1,4 @@
-"""`pks recover`: the journal made again from Postgres and NATS, when the local disk was lost."""
+"""`pks recover`: the journal made again from Postgres and NATS, or a checkpoint of Postgres' positions, when the local ones were lost."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pks.cli.group import EXIT_REFUSED, fail, quiet_config, system_options
 if TYPE_CHECKING:
     from pks.base.config import Config
     from pks.segments.journal_rebuild import JournalRebuild
+    from pks.topology import Paths
 
 SOURCES = ("postgres", "nats")
 NAMES = {"postgres": "Postgres (back_office.journal_copy)", "nats": "NATS (stream EVENTS)"}
@@ -28,41 +29,120 @@ DERIVED = ("checkpoints", "keys", "streams")
 @click.option(
     "--from", "sources", multiple=True, type=click.Choice(SOURCES), help="where from, in this order; may be given again (default: both)"
 )
-def recover(sources: tuple[str, ...], config: Path | None, data_dir: Path | None, instance: str | None) -> None:
+@click.option(
+    "--checkpoint", is_flag=True, help="the journal is there and checkpoints are not: make one of the positions that Postgres has"
+)
+def recover(sources: tuple[str, ...], checkpoint: bool, config: Path | None, data_dir: Path | None, instance: str | None) -> None:
     """Make the journal again from its copies; the next `pks run` folds it to the same positions.
 
     Postgres has every durable event that its edge had reached, NATS those of the last 30 days and as a rule some more at the end: both are
     read, one after another. A journal that is there is never touched. Events that neither had reached are lost, so send again what was
     acknowledged in the last moments: idempotency keys see to it that nothing is booked twice.
+
+    With --checkpoint the journal stays as it is: where it is long and its checkpoints are lost or damaged, a start would fold all of
+    it. A checkpoint is made of the positions with their lots that Postgres has, and `pks run` folds only what came behind them.
     """
-    from pks.base.clock import SystemClock
+    if checkpoint and set(sources) - {"postgres"}:
+        raise click.UsageError("positions for a checkpoint are in Postgres alone: --checkpoint goes with no --from nats")
     from pks.segments.claims import take_claim
     from pks.segments.errors import AlreadyClaimed
-    from pks.segments.journal_rebuild import JournalRebuild
-    from pks.servers.alone import alone
     from pks.topology import Paths
 
     settings = quiet_config(config, data_dir, instance)
-    wanted, paths = tuple(dict.fromkeys(sources)) or SOURCES, Paths(Path(settings.data_dir))
+    paths = Paths(Path(settings.data_dir))
     paths.make()
     try:
         claim = take_claim(paths.run, "system")
     except AlreadyClaimed as error:
         fail(f"a system runs on {paths.data_dir} (pid {error.holder}): there is nothing to recover while it does")
     try:
+        if checkpoint:
+            _make_checkpoint(settings, paths)
+        else:
+            _make_journal(settings, paths, tuple(dict.fromkeys(sources)) or SOURCES)
+    finally:
+        claim.release()
+
+
+def _make_journal(settings: Config, paths: Paths, wanted: tuple[str, ...]) -> None:
+    from pks.base.clock import SystemClock
+    from pks.segments.journal_rebuild import JournalRebuild, JournalThere
+    from pks.servers.alone import alone
+
+    try:
         rebuild = JournalRebuild(
             paths.journal, wall_ns=SystemClock().wall_ns, records=settings.journal.segment_records, instance=settings.instance
         )
-        with rebuild, alone(settings, wanted):
-            last = asyncio.run(_read_all(settings, wanted, rebuild))
-        if not last:
-            for made in paths.journal.iterdir():
-                made.unlink()
-            fail("no copy has any event: nothing was made", EXIT_REFUSED)
-        _put_aside(paths)
-    finally:
-        claim.release()
+    except JournalThere as error:
+        fail(f"{error}; where only its checkpoints are lost, --checkpoint makes one")
+    with rebuild, alone(settings, wanted):
+        last = asyncio.run(_read_all(settings, wanted, rebuild))
+    if not last:
+        for made in paths.journal.iterdir():
+            made.unlink()
+        fail("no copy has any event: nothing was made", EXIT_REFUSED)
+    _put_aside(paths)
     click.echo(f"the journal has events 1 to {last:,} again; `pks run` goes on from there, `pks journal verify` checks it")
+
+
+def _make_checkpoint(settings: Config, paths: Paths) -> None:
+    from pks.segments.journal_file import list_files
+    from pks.segments.journal_recovery import verify
+    from pks.servers.alone import alone
+    from pks.servers.endpoints import endpoint
+
+    if not list_files(paths.journal):
+        fail(f"there is no journal in {paths.journal}; `pks recover` without --checkpoint makes it again")
+    broken = next((problem for problem in verify(paths.journal) if not problem.unfinished), None)
+    if broken is not None:
+        fail(
+            f"the journal is damaged at record {broken.sequence} ({broken.reason}): no checkpoint is made over it; see `pks journal verify`"
+        )
+    sound = _put_damaged_aside(paths.checkpoints)
+    with alone(settings, ("postgres",)):
+        found = endpoint(settings, "postgres")
+        if found is None:
+            fail(f"{NAMES['postgres']}: not configured, or it has never started here")
+        made = asyncio.run(_checkpoint_from(found, settings, paths, sound))
+    click.echo(f"checkpoint of event {int(made.stem):,} made of the positions in Postgres; `pks run` begins there")
+
+
+async def _checkpoint_from(found: Any, settings: Config, paths: Paths, sound: int) -> Path:
+    import asyncpg
+
+    from pks.workers.edges.positions_recovery import checkpoint_from
+
+    said = time.monotonic()
+
+    def say(sequence: int, last: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            click.echo(f"keys and links: up to event {sequence:,} of {last:,}", err=True)
+
+    try:
+        connection = await asyncpg.connect(found.url, timeout=5, command_timeout=600)
+        try:
+            return await checkpoint_from(connection, settings, paths, sound, say)
+        finally:
+            await connection.close(timeout=5)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        fail(f"postgres: {type(error).__name__}: {error}")
+
+
+def _put_damaged_aside(directory: Path) -> int:
+    """Rename what is no sound checkpoint: it must not count among those that are kept; the event of the newest sound one, 0 for none."""
+    from pks.workers.checkpoint import checkpoints, read_checkpoint
+
+    newest = 0
+    for path in list(checkpoints(directory)):
+        if (found := read_checkpoint(path)) is not None:
+            newest = max(newest, found.sequence)
+            continue
+        aside = path.with_name(f"{path.name}.damaged")
+        path.rename(aside)
+        click.echo(f"{path.name} is damaged, or of another version of this program; it is {aside.name} now", err=True)
+    return newest
 
 
 async def _read_all(settings: Config, wanted: tuple[str, ...], rebuild: JournalRebuild) -> int:
@@ -127,7 +207,7 @@ async def _from_nats(found: Any, wanted: int) -> AsyncIterator[tuple[int, bytes]
         await connection.close()
 
 
-def _put_aside(paths: Any) -> None:
+def _put_aside(paths: Paths) -> None:
     """What was derived of the lost journal may know more than the new one: it is not deleted, and not used."""
     for name in DERIVED:
         folder = paths.data_dir / name

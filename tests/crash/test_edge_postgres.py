@@ -9,25 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
-from pks.base.config import load_config
+from pks.cli.group import main
 from pks.cli.refill import refill
 from pks.edges.postgres.journal_copy import read_copy
 from pks.edges.postgres.positions import PositionsWriter
+from pks.engine.lots.check import state_hash
 from pks.layouts.codes import Kind
+from pks.segments.journal_file import file_path, record_offset
 from pks.segments.journal_view import JournalView
 from pks.topology import Host
 from pks.workers.checkpoint import latest_checkpoint, load_positions
-from pks.workers.edges.positions_recovery import checkpoint_from
 from pks.workers.positions import Positions
 from tests.conftest import wait_until
 from tests.crash.keep_servers import Kept, kept, why_missing
-from tests.crash.system import SECONDS, Feeder, LiveDay, System, running
-from tests.harness import SLOT_BYTES
+from tests.crash.system import SECONDS, Feeder, LiveDay, System, judge, quiesce, running
 from tests.postgres_rows import compare, folded
+from tests.unit.segments.test_journal import RECORDS, sealed, writer_of
+
+NOWHERE = "postgresql://pks:pks@127.0.0.1:1/pks"
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -204,41 +206,95 @@ def test_the_tables_of_another_journal_are_left_alone(server: Kept, tmp_path: Pa
         assert cursor_of(server, "records") == cursor_of(server, "positions") == last
 
 
+def recover_checkpoint(system: System, url: str) -> Result:
+    """What `pks recover --checkpoint` says with that Postgres."""
+    return CliRunner().invoke(
+        main, ["recover", "--checkpoint", "--data-dir", str(system.data_dir)], env={"PKS_EDGES": "external", "PKS_PG_URL": url}
+    )
+
+
 def test_a_checkpoint_is_made_of_the_positions(server: Kept, tmp_path: Path, seed: int) -> None:
-    with running(tmp_path, "rowscheck", **settings(server)) as system:
+    """Local checkpoints are damaged, Postgres is behind the journal: the start begins at its positions and comes to the same state."""
+    url = server.place("postgres").url
+    with running(tmp_path, "rowscheck", shards="2", **settings(server)) as system:
         system.start()
         feeder, day = a_day(system, seed)
         for _ in range(200):
             day.step()
         feeder.settle()
-        wait_caught_up(system, server)
+        behind = wait_caught_up(system, server)
+        assert system.stop() == 0
+        assert f"a sound checkpoint of event {behind} is there" in recover_checkpoint(system, url).output
+        system.settings["edges.postgres_url"] = NOWHERE
+        system.start()
+        feeder.connect()
+        for _ in range(120):
+            day.step()
+        last = quiesce(system, feeder)
         assert system.stop() == 0
         for path in system.paths.checkpoints.iterdir():
-            path.unlink()
-        config = load_config(None, {}, {"data_dir": str(system.data_dir)}).config
-        ask(server, lambda connection: checkpoint_from(connection, config, system.paths))
+            octets = bytearray(path.read_bytes())
+            octets[len(octets) // 2] ^= 1
+            path.write_bytes(octets)
+
+        assert "it has no tables of PKS" in recover_checkpoint(system, url.rpartition("/")[0] + "/postgres").output
+        assert "ConnectionRefusedError" in recover_checkpoint(system, NOWHERE).output
+        spoil = "update back_office.edge_cursor set checksum = checksum # 1 where edge = 'positions'"
+        ask(server, lambda connection: connection.execute(spoil))
+        assert f"its event {behind} is another one in the journal" in recover_checkpoint(system, url).output
+        ask(server, lambda connection: connection.execute(spoil))
+        ahead = (
+            "update back_office.shadow_state set sequence = sequence + {0}; update back_office.edge_cursor set sequence = sequence + {0}"
+        )
+        ask(server, lambda connection: connection.execute(ahead.format(last)))
+        refused = recover_checkpoint(system, url)
+        assert refused.exit_code == 1
+        assert f"it knows event {behind + last}, which the journal does not have" in refused.output
+        ask(server, lambda connection: connection.execute(ahead.format(-last)))
+
+        said = recover_checkpoint(system, url)
+        assert said.exit_code == 0, said.output
+        assert f"checkpoint of event {behind:,} made" in said.output
         made = latest_checkpoint(system.paths.checkpoints, 2**62)
-        assert made is not None
+        assert made is not None and made.sequence == behind
         records = JournalView(system.paths.journal).records
-        positions, fold = Positions(records), folded(JournalView(system.paths.journal), made.sequence)
-        load_positions(positions, made)
-        theirs = {(int(key["book_id"]), int(key["instrument_id"])): plain(key) for key in positions.shard.state.keys if key["book_id"]}
-        assert theirs == {(int(key["book_id"]), int(key["instrument_id"])): plain(key) for key in fold.keys()}
+        kinds = set(records["kind"][1 : behind + 1].tolist())
+        assert {int(kind) for kind in (Kind.AMEND, Kind.CANCEL, Kind.TRANSFER, Kind.ACTION)} <= kinds, "corrections, transfers, splits"
+        ours, whole = Positions(records), Positions(records)
+        load_positions(ours, made)
+        whole.apply(records, -1, 1, behind)
+        assert state_hash(ours.shard.state) == state_hash(whole.shard.state)
+        ours.apply(records, -1, behind + 1, last)
+        whole.apply(records, -1, behind + 1, last)
+        assert state_hash(ours.shard.state) == state_hash(whole.shard.state)
+
+        system.settings["edges.postgres_url"] = url
         system.start()
-        assert not [line for line in system.log("shadow") if line["event"].startswith("a live position differs")]
         feeder.connect()
         for _ in range(60):
             day.step()
-        feeder.settle()
+        judge(system, feeder)
         judge_tables(system, server)
+        assert "a system runs on" in recover_checkpoint(system, url).output
         feeder.close()
 
 
-def plain(key: Any) -> bytes:
-    """What a position shows, its slot's version apart."""
-    one = np.array([key])
-    one["version"] = 0
-    return one.tobytes()[:SLOT_BYTES]
+def test_a_checkpoint_of_positions_needs_a_sound_journal(tmp_path: Path) -> None:
+    """Before anything is asked of Postgres."""
+
+    def said() -> str:
+        runner = CliRunner()
+        return runner.invoke(main, ["recover", "--checkpoint", "--data-dir", str(tmp_path)], env={"PKS_EDGES": "external"}).output
+
+    assert "there is no journal in" in said()
+    writer = writer_of(tmp_path / "journal")
+    writer.append(sealed(1, [1] * 4), 1, 4)
+    writer.append(sealed(5, [1] * 4), 5, 8)
+    writer.close()
+    with file_path(tmp_path / "journal", 0).open("r+b") as file:
+        file.seek(record_offset(2, RECORDS) + 20)
+        file.write(b"!")
+    assert "the journal is damaged at record 2" in said()
 
 
 def test_refill_empties_and_the_worker_fills(server: Kept, tmp_path: Path, seed: int) -> None:
