@@ -1,6 +1,7 @@
 """QuestDB: Java, the jar, the configuration, and the temporary folder that it leaves things in.
 
-Owns `<data>/servers/questdb`: `conf/`, `db/`, and `tmp/`, which is emptied at each start. It listens on loopback alone, with a password on
+Owns `<data>/servers/questdb`: `conf/`, `db/`, and `tmp/`, which is emptied at each start. A commit waits for the disk, since the edge's
+cursor is the newest row: none may survive a power cut that took one in front of it. It listens on loopback alone, with a password on
 HTTP and on Postgres' protocol, and sends nothing to anybody. Tables are the edge's. Where Java or the jar is missing, the edge keeps time
 series in Postgres.
 """
@@ -61,6 +62,7 @@ ram.usage.limit.percent=50
 cairo.o3.column.memory.size=128K
 cairo.writer.data.append.page.size=256K
 cairo.wal.segment.rollover.size=32M
+cairo.commit.mode=sync
 """
 
 

@@ -84,6 +84,7 @@ def test_valkey_drops_only_what_would_expire() -> None:
 
 def test_questdb_binds_every_port_to_loopback() -> None:
     found = settings(questdb_conf({"client": 9000, "health": 9003, "sql": 8812}, "s3cret"), "=")
+    assert found["cairo.commit.mode"] == "sync", "the cursor is the table's: no row may outlive one in front of it"
     bound = {value for key, value in found.items() if key.endswith("bind.to")}
     assert bound == {"127.0.0.1:9000", "127.0.0.1:9003", "127.0.0.1:8812"}
     assert found["line.tcp.enabled"] == found["telemetry.enabled"] == "false"

@@ -83,6 +83,13 @@ async def settled(store: Any, row: TradeRow) -> None:
     pytest.fail(f"{row} is not there")
 
 
+async def test_a_commit_of_questdb_waits_for_the_disk(server: tuple[str, Kept], store: Any) -> None:
+    if server[0] != "questdb":
+        pytest.skip("Postgres has its cursor in the rows' own transaction")
+    (found,) = await store._sql.fetch("(show parameters) where property_path = 'cairo.commit.mode'")
+    assert found["value"] == "sync"
+
+
 async def test_an_empty_store_begins_at_no_event(store: Any) -> None:
     assert await store.cursor() == 0
     assert await store.count() == 0
