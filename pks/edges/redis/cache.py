@@ -3,12 +3,13 @@
 Owns the names of the keys and what an answer means when the server is slow, dead, restarted or emptied. A call takes 50 ms at most and
 raises nothing of the server's: a read answers UNKNOWN, a write False. The blocklist opens no door: a token counts as NOT_BLOCKED only
 while the list is known to be whole, that is, since `load_blocklist` in this very life of the server; whoever hears UNKNOWN refuses or asks
-Postgres, where the list is kept for good.
+Postgres, where the list is kept for good. `keep_blocklist` loads it again before that time is over, and as soon as it is found wanting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,6 +38,9 @@ MARK_SECONDS, CURVE_SECONDS = 86_400, 86_400
 BLOCKLIST_SECONDS = 60
 """How long a loaded blocklist counts as whole; whoever relies on it loads it twice as often. So long may a token that one process could not
 put on the list count as not blocked in another process."""
+
+RELOAD_SECONDS, RELOAD_SECONDS_MIN = BLOCKLIST_SECONDS / 2, 1.0
+"""Between two loads of the blocklist while all is well, and while it is not."""
 
 TTL_SECONDS_MAX = 366 * 86_400
 
@@ -99,6 +103,7 @@ class Cache:
         self.breaker = Breaker(monotonic_ns)
         self.failures = 0
         self.last_error = ""
+        self._wanted = asyncio.Event()  # the blocklist was found wanting
         self._has_hole = False  # a token of ours is not on the list: nothing is known until it is loaded again
         trust: dict[str, Any] = {"ssl_ca_certs": endpoint.ca_file} if endpoint.ca_file and endpoint.url.startswith("rediss:") else {}
         self._client: Any = client.Redis.from_url(
@@ -168,7 +173,9 @@ class Cache:
         until `load_blocklist`.
         """
         stored = await self._set(BLOCKED + jti, "1", seconds)
-        self._has_hole = self._has_hole or not stored
+        if not stored:
+            self._has_hole = True
+            self._wanted.set()
         return stored
 
     async def load_blocklist(self, entries: Mapping[str, int]) -> bool:
@@ -188,9 +195,24 @@ class Cache:
         self._has_hole = not await self._done(load)
         return not self._has_hole
 
+    async def keep_blocklist(self, read: Callable[[], Awaitable[Mapping[str, int] | None]]) -> NoReturn:
+        """Until it is cancelled: load what `read` has of Postgres (None: it does not answer) twice in BLOCKLIST_SECONDS, and at once, but
+        at most once in RELOAD_SECONDS_MIN, when a token was UNKNOWN or could not be blocked: after another life of the server, say.
+        """
+        while True:
+            self._wanted.clear()
+            entries = await read()
+            is_loaded = entries is not None and await self.load_blocklist(entries)
+            await asyncio.sleep(RELOAD_SECONDS_MIN)
+            if is_loaded:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wanted.wait(), RELOAD_SECONDS - RELOAD_SECONDS_MIN)
+
     async def token(self, jti: str) -> Token:
         """Is a token on the list? UNKNOWN is no permission."""
         answer = await self._ask(lambda: self._script(LOOK, BLOCKED + jti, WHOLE))
+        if answer is None or answer[0] < 0:
+            self._wanted.set()
         if answer is not None and answer[0] == 1:
             return Token.BLOCKED
         return Token.UNKNOWN if answer is None or answer[0] < 0 or self._has_hole else Token.NOT_BLOCKED

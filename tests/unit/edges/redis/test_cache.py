@@ -54,6 +54,32 @@ async def until(question: Any, wanted: Any) -> None:
         await asyncio.sleep(0.01)
 
 
+async def test_the_blocklist_is_loaded_again_before_its_time_is_over_and_when_it_is_wanting(
+    cache: Cache, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("RELOAD_SECONDS", 0.3), ("RELOAD_SECONDS_MIN", 0.05)):
+        monkeypatch.setattr(f"pks.edges.redis.cache.{name}", seconds)
+    lists: list[dict[str, int] | None] = [None, {"bad": 1000}]  # first Postgres does not answer
+    reads: list[float] = []
+
+    async def read() -> dict[str, int] | None:
+        reads.append(time.monotonic())
+        return lists[min(len(reads), len(lists)) - 1]
+
+    keeping = asyncio.create_task(cache.keep_blocklist(read))
+    try:
+        await until(lambda: cache.token("good"), Token.NOT_BLOCKED)
+        assert len(reads) >= 2
+        lists.append({"bad": 1000, "worse": 1000})
+        await until(lambda: cache.token("worse"), Token.BLOCKED)  # by its time: nothing was found wanting
+        plain.flushall()
+        await until(lambda: cache.token("bad"), Token.BLOCKED)
+        await until(lambda: cache.token("good"), Token.NOT_BLOCKED)
+        assert not keeping.done()
+    finally:
+        keeping.cancel()
+
+
 async def test_what_is_put_is_there_under_the_names_that_others_know_and_expires(cache: Cache, plain: Any) -> None:
     await until(lambda: cache.put_marks({"SBER": {"mark": "250.25", "time_ns": "17"}, "GAZP": {"mark": "170"}}, 100), True)
     await until(lambda: cache.put_curve("RUB", "[1]", 100), True)
