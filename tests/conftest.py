@@ -6,12 +6,14 @@ the tree. Time in tests comes from `ManualClock`; chance from `seed` or `rng`, w
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 os.environ.setdefault("PKS_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".cache" / "pks"))
@@ -79,6 +81,27 @@ def mount_small(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     yield mount
     for place in mounted:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def full_disk(place: Path, left_bytes: int = 0) -> Callable[[], None]:
+    """Fill the disk of a folder but for some bytes; what is given back makes room again."""
+    spare, ballast = place / "spare", place / "ballast"
+    spare.write_bytes(bytes(left_bytes))
+    with ballast.open("wb", buffering=0) as out:
+        while _fill(out):
+            pass
+    spare.unlink()
+    return ballast.unlink
+
+
+def _fill(out: Any) -> bool:
+    """Write some more; False when there is no room at all."""
+    for size in (1 << 20, 1 << 12):
+        try:
+            return bool(out.write(bytes(size)))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+    return False
 
 
 def wait_until(condition: Callable[[], object], deadline: float, what: str = "") -> None:

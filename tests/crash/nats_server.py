@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -78,6 +79,14 @@ class NatsServer:
         os.kill(self.process.pid, number)
         if number == signal.SIGKILL:
             self.process.wait()
+
+    def start_with_room(self, most_bytes: int) -> None:
+        """Start it again with so much room for JetStream."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+        conf = self.server.folder / "nats.conf"
+        conf.write_text(re.sub(r"max_file_store: \d+", f"max_file_store: {most_bytes}", conf.read_text()))
+        self.start()
 
     def wipe(self) -> None:
         """Dead, and all its streams gone."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psutil
@@ -17,7 +18,7 @@ import pytest
 from tests.conftest import wait_until
 from tests.crash.keep_servers import Kept, kept, why_missing
 from tests.crash.nats_server import NatsServer, nats_server
-from tests.crash.system import SECONDS, Feeder, LiveDay, System, judge, running
+from tests.crash.system import SECONDS, Feeder, LiveDay, System, judge, judge_fold, running
 from tests.crash.test_edge_nats import judge_streams
 from tests.crash.test_edge_postgres import judge_tables
 from tests.fault_proxy import Fault, FaultProxy
@@ -119,7 +120,9 @@ def book_through(day: LiveDay, feeder: Feeder, seconds: float) -> float:
     return longest
 
 
-def live_through(system: System, outside: Outside, seed: int, seconds: float) -> dict[str, float]:
+def live_through(
+    system: System, outside: Outside, seed: int, seconds: float, judged: Callable[[System, Feeder], Any] = judge
+) -> dict[str, float]:
     """Every fault in turn, then everything is held against the journal; the longest wait for answers by fault."""
     system.start()
     feeder = Feeder(system, seed)
@@ -132,7 +135,7 @@ def live_through(system: System, outside: Outside, seed: int, seconds: float) ->
             assert system.workers()["capture"].restarts_count == 0, name
         finally:
             end()
-    judge(system, feeder)
+    judged(system, feeder)
     judge_streams(system, outside.nats)
     judge_tables(system, outside.postgres)
     feeder.close()
@@ -151,7 +154,7 @@ def test_wires_and_servers_fail(outside: Outside, tmp_path: Path, seed: int) -> 
 @pytest.mark.timeout(3600)
 def test_wires_and_servers_fail_for_a_minute(outside: Outside, tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]) -> None:
     with running(tmp_path, "edgeslong", **outside.settings) as system:
-        waits = live_through(system, outside, seed, OUTAGE_SECONDS_LONG)
+        waits = live_through(system, outside, seed, OUTAGE_SECONDS_LONG, judge_fold)
         assert max(waits.values()) < ANSWER_SECONDS_MAX, waits
     with capsys.disabled():
         print(f"\nlongest wait for answers, s: { {name: round(wait, 2) for name, wait in waits.items()} }")

@@ -5,7 +5,6 @@ One small system serves the tests of this module in turn; each leaves it whole.
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import shutil
@@ -31,7 +30,7 @@ from pks.segments.journal_view import JournalView
 from pks.topology import Host
 from pks.workers.checkpoint import checkpoints
 from pks.workers.points import VARIABLE, points_hit
-from tests.conftest import wait_until
+from tests.conftest import full_disk, wait_until
 from tests.crash.system import SECONDS, Feeder, System, Watcher, a_system, judge, quiesce, running
 
 pytestmark = pytest.mark.timeout(600)
@@ -171,10 +170,7 @@ def test_a_small_disk_without_room_for_anybody(mount_small: Callable[..., Path],
         desk = Desk(system, seed)
         note = "n" * 4000  # 22 records a trade: the journal soon needs another file
         desk.works()
-        ballast = small_disk / "ballast"
-        with ballast.open("wb", buffering=0) as out:
-            while fill(out):
-                pass
+        make_room = full_disk(small_disk)
         for _ in range(1500):
             desk.offer(desk.trade(note=note))
 
@@ -196,7 +192,7 @@ def test_a_small_disk_without_room_for_anybody(mount_small: Callable[..., Path],
         wait_until(no_answer_came, SECONDS, "the end of answers")
         assert counts[-1] < len(desk.sendings), "some have no answer"
         assert max(sequence for _, _, sequence in desk.answered()) <= Host.open(system.instance).durable_sequence
-        ballast.unlink()
+        make_room()
         desk.settle(120)
         told = sorted(sequence for _, code, sequence in desk.answered() if code == Code.ACCEPTED)
         assert len(told) == len(set(told)) == len(desk.sendings), "each was booked once"
@@ -206,16 +202,6 @@ def test_a_small_disk_without_room_for_anybody(mount_small: Callable[..., Path],
         assert set(restarts(system).values()) == {0}, f"nobody died of it: {system.output()[-3000:]}"
         assert system.stop() == 0
         desk.close()
-
-
-def fill(out: Any) -> bool:
-    """Write some more; False when there is no room at all."""
-    for size in (1 << 20, 1 << 12):
-        try:
-            return bool(out.write(bytes(size)))
-        except OSError as error:
-            assert error.errno == errno.ENOSPC, error
-    return False
 
 
 def test_a_clock_that_steps_back_and_forth(system: System, desk: Desk) -> None:

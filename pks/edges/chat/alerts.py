@@ -134,7 +134,8 @@ class AlertBook:
         return again
 
     def _is_over(self, alert: Alert, now_ns: int) -> bool:
-        return now_ns >= alert.window_start_ns + self.window_ns(alert.alert_class)
+        """Also where the clock has stepped back to before it: a window in the future would keep its class silent until then."""
+        return not 0 <= now_ns - alert.window_start_ns < self.window_ns(alert.alert_class)
 
     def window_ns(self, alert_class: AlertClass) -> int:
         """How long what happens again is only counted."""

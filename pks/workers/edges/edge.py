@@ -78,6 +78,7 @@ class EdgeWorker:
         self.state_gauge.set(int(self.state))
         self.done = 0
         self.moved_ns = context.clock.monotonic_ns()
+        self.shown, self.shown_ns = -1, self.moved_ns  # the cursor that was last shown while something waited, and since when it is that
         self.life = self.loop.create_task(self._live())
         context.ready()
 
@@ -154,7 +155,13 @@ class EdgeWorker:
         self.context.cursor, self.context.lag = self.edge.cursor, lag
         self.cursor_gauge.set(self.edge.cursor)
         self.lag_gauge.set(lag)
-        self.lag_ms_gauge.set(max(0, self.context.clock.wall_ns() - since_ns) // 1_000_000 if since_ns else 0)
+        now_ns = self.context.clock.monotonic_ns()
+        if not lag or self.edge.cursor != self.shown:
+            self.shown, self.shown_ns = self.edge.cursor if lag else -1, now_ns
+        waits_ns = (
+            max(self.context.clock.wall_ns() - since_ns, now_ns - self.shown_ns) if since_ns else 0
+        )  # the wall clock may have stepped
+        self.lag_ms_gauge.set(waits_ns // 1_000_000)
 
     def drain(self) -> bool:
         """The server has everything, or takes nothing: then the next start brings it the rest."""

@@ -112,6 +112,14 @@ def test_one_event_is_told_once_and_classes_do_not_mix() -> None:
     assert muted.count == 2
 
 
+def test_a_clock_that_stepped_back_does_not_keep_a_class_silent() -> None:
+    book = AlertBook(RULES)
+    ahead = book.happened(AlertClass.EDGE_DOWN, "down", NOW + 100 * MINUTE)
+    now = book.happened(AlertClass.EDGE_DOWN, "down", NOW)
+    assert now is not ahead and now.state is Delivery.PENDING
+    assert book.happened(AlertClass.EDGE_DOWN, "still", NOW + 1) is now
+
+
 def test_another_life_goes_on_with_the_open_window() -> None:
     known = [an_alert(0, state=Delivery.SENT), an_alert(-5 * MINUTE, state=Delivery.SENT)]
     book = AlertBook(RULES, known)

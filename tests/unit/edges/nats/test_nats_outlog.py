@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.js.errors import APIError
 
 from pks.edges.nats.connection import Connection
 from pks.edges.nats.outlog import NOTHING, OutLog, StreamChanged, window_headers
@@ -59,6 +61,31 @@ def test_streams_are_made_once_and_keep_what_others_added(server: NatsServer) ->
         assert info.config.max_age == BOOKING.age_seconds
 
     server.run(work)
+
+
+def test_a_store_without_room_says_so_and_takes_the_rest_when_there_is_some(tmp_path: Path) -> None:
+    with nats_server(tmp_path) as small:
+        small.start_with_room(1_500_000)
+
+        async def fill(connection: Connection) -> None:
+            await ensure_streams(connection.stream)
+            log = log_on(connection)
+            await log.open()
+            with pytest.raises(APIError, match="insufficient resources"):
+                for number in range(1, 200):
+                    await log.publish(TRADE_BOOKED, bytes(20_000), window_headers(OURS, number, number, 1, 1))
+
+        async def go_on(connection: Connection) -> int:
+            log = log_on(connection)
+            last = (await log.open()).window_last
+            await put(log, last + 1, last + 1)
+            return last
+
+        small.run(fill)
+        small.start_with_room(1 << 30)
+        last = small.run(go_on)
+        assert last > 10
+        assert windows(small) == [f"{number}-{number}" for number in range(1, last + 2)]
 
 
 def test_the_cursor_is_our_last_message_behind_those_of_others(server: NatsServer) -> None:

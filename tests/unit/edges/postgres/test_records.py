@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import numpy as np
 import pytest
@@ -24,6 +27,8 @@ from pks.layouts.event import EVENT
 from pks.layouts.match import MATCH
 from pks.servers.endpoints import Endpoint
 from pks.workers.dump import dump_event
+from tests.conftest import full_disk
+from tests.crash.keep_servers import kept
 from tests.engine_script import RandomDay
 from tests.harness import Core
 from tests.postgres_rows import compare
@@ -100,6 +105,37 @@ def test_a_block_is_allocated_even_where_positions_refused_its_parts(tmp_path: P
     for refused, first in (({}, group[0]), ({group[0]: 1}, group[1]), (dict.fromkeys(group, 1), group[0])):
         words = dict.fromkeys(group, b"{}")
         assert encode(events, refused, np.zeros(0, MATCH), words, names).changes[block].allocated_by == first
+
+
+async def test_a_full_disk_takes_no_half_of_a_slice(mount_small: Callable[..., Path], tmp_path: Path, seed: int) -> None:
+    """The write-ahead log or a table finds no room, the server may end of it; with room again the rest goes where it belongs."""
+    disk = mount_small("128m", tmp_path / "postgres" / "servers" / "postgres")
+    with kept(tmp_path / "postgres", only="postgres") as server:
+        server.start("postgres")
+        core = day(seed, tmp_path)
+        made = slices(core, random.Random(seed), Names(Catalogue()), 60)
+        writer = Writer(await connect(server.place("postgres")), "test")
+        await writer.begin()
+        written = len(made) // 3
+        for rows in made[:written]:
+            await writer.write(rows)
+        make_room = full_disk(disk)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)) as caught:
+            for rows in made[written:]:
+                await writer.write(rows)
+                written += 1
+        assert re.search("No space left on device|connection was closed|terminat", str(caught.value)), caught.value
+        make_room()
+        writer.connection.terminate()
+        server.wait("postgres")
+        writer = Writer(await connect(server.place("postgres")), "test")
+        cursor, _ = await writer.begin()
+        assert cursor in (made[written - 1].last, made[written].last), "the last one whole, or nothing of it"
+        for rows in made:
+            if rows.first > cursor:
+                await writer.write(rows)
+        await compare(core, writer.connection)
+        writer.connection.terminate()
 
 
 async def test_a_slice_is_written_once(database: Endpoint, tmp_path: Path, seed: int) -> None:
