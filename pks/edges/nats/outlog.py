@@ -3,7 +3,8 @@
 A publish that timed out may have been stored or not, and a dead worker's may still be under way: the server takes only one of two that
 expect the same last sequence, and who is refused looks at what came in between. Others publish into the same streams, so the messages of
 our origin are looked for from the end. Retention may have taken them away: then a hint in the server's key-value bucket, which goes with
-the server's store, says how far we were. A stream that lost our messages in any other way was wiped, and is filled again.
+the server's store, says how far we were, or a later one that a stream with a longer retention carries in its messages. A stream that lost
+our messages in any other way was wiped, and is filled again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, BucketNotFoundError, KeyDeletedError, KeyNotFoundError, NotFoundError
 
 from pks.base.errors import Retryable
-from pks.edges.nats.streams import HEADER_EXPECTED, HEADER_ID, HEADER_LAST, HEADER_ORIGIN, HEADER_PART, HEADER_WINDOW, StreamPlan
+from pks.edges.nats.streams import (
+    HEADER_BESIDE,
+    HEADER_EXPECTED,
+    HEADER_ID,
+    HEADER_LAST,
+    HEADER_ORIGIN,
+    HEADER_PART,
+    HEADER_WINDOW,
+    StreamPlan,
+)
 
 WRONG_LAST_SEQUENCE = 10071
 SCAN_MESSAGES_MIN, SCAN_MESSAGES_MAX = 256, 1 << 16
@@ -31,7 +41,7 @@ TRIES_MAX = 1000
 """Publishes of one message that others were quicker than; each try means that somebody's message was stored."""
 
 HINT_BUCKET = "pks_edge"
-HINT_SECONDS_MIN = 5.0
+HINT_SECONDS_MIN = 1.0
 """Between two hints while there is traffic."""
 
 CHECK_SECONDS = 5.0
@@ -66,6 +76,7 @@ class Found(NamedTuple):
     sequence: int
     mark: Mark
     at: float  # when it was stored, seconds since 1970
+    beside: str = ""  # the hint of another stream that it carries
 
 
 NOTHING = Mark(0, 0, 1, 1)
@@ -119,14 +130,16 @@ class OutLog:
         self._at = 0.0  # when our last message was stored
         self._hinted, self._hinted_at, self._checked_at = 0, 0.0, time.monotonic()
         self._bucket: Any = None
+        self.beside = ""  # the hint of another stream in our last message, where that was read
         self.retries_count = 0
 
-    async def open(self) -> Mark:
-        """How far we are by what the stream holds; NOTHING for a stream without us."""
+    async def open(self, beside: str = "") -> Mark:
+        """How far we are by what the stream holds; NOTHING for a stream without us. beside: a hint from elsewhere, "" for none."""
         info = await self._stream.stream_info(self.plan.name)
         state = info.state
         self._created, self._expected = str(info.created), int(state.last_seq)
-        hint = await self._read_hint()
+        hints = [hint for hint in (await self._read_hint(), self._of_this_stream(beside)) if hint is not None]
+        hint = max(hints, key=lambda one: int(one["stream_sequence"]), default=None)
         low = max(int(state.first_seq), 1)
         if hint is not None and low <= hint["stream_sequence"] <= self._expected:
             low = hint["stream_sequence"]
@@ -134,7 +147,7 @@ class OutLog:
         if found is not None:
             self._take(found)
             self._last = found.mark.window_last if found.mark.is_whole else found.mark.window_first - 1
-            self._expected = int(state.last_seq)
+            self._expected, self.beside = int(state.last_seq), found.beside
             return found.mark
         if hint is not None and hint["stream_sequence"] <= self._expected and (state.messages or self._aged_out(hint["at"])):
             self._ours, self._last, self._at = hint["stream_sequence"], hint["last"], hint["at"]
@@ -233,7 +246,8 @@ class OutLog:
                     if sequence > last:
                         return found
                     if (message.headers or {}).get(HEADER_ORIGIN) == self.origin:
-                        found = Found(sequence, mark_of(message.headers), message.metadata.timestamp.timestamp())
+                        at, beside = message.metadata.timestamp.timestamp(), message.headers.get(HEADER_BESIDE, "")
+                        found = Found(sequence, mark_of(message.headers), at, beside)
                 self._beat()
         finally:
             await self._end(reader)
@@ -266,9 +280,14 @@ class OutLog:
         self._bucket = self._bucket or await hint_bucket(self._stream)
         return self._bucket
 
+    def hint(self) -> str:
+        """How far we are, for `open`; "" for a stream without us."""
+        if not self._ours:
+            return ""
+        return json.dumps({"created": self._created, "stream_sequence": self._ours, "last": self._last, "at": self._at})
+
     async def _write_hint(self) -> None:
-        hint = {"created": self._created, "stream_sequence": self._ours, "last": self._last, "at": self._at}
-        await (await self._key_values()).put(hint_key(self.origin, self.plan.name), json.dumps(hint).encode())
+        await (await self._key_values()).put(hint_key(self.origin, self.plan.name), self.hint().encode())
 
     async def _read_hint(self) -> dict[str, Any] | None:
         """The hint, unless it is of another incarnation of the stream."""
@@ -276,7 +295,10 @@ class OutLog:
             entry = await (await self._key_values()).get(hint_key(self.origin, self.plan.name))
         except (KeyNotFoundError, KeyDeletedError):
             return None
-        hint: dict[str, Any] = json.loads(entry.value or b"{}")
+        return self._of_this_stream((entry.value or b"").decode())
+
+    def _of_this_stream(self, text: str) -> dict[str, Any] | None:
+        hint: dict[str, Any] = json.loads(text or "{}")
         return hint if hint.get("created") == self._created else None
 
 

@@ -18,6 +18,7 @@ from pks.edges.nats.origin import root_of
 from pks.edges.nats.outlog import NOTHING, Mark, OutLog, window_headers
 from pks.edges.nats.streams import (
     EVENTS_SUBJECT,
+    HEADER_BESIDE,
     HEADER_FIRST,
     HEADER_LAST,
     HEADER_SEQUENCE,
@@ -86,8 +87,9 @@ class Pace:
 class EventsOut:
     """The journal, event by event, as EventBatch messages."""
 
-    def __init__(self, feed: Feed, log: OutLog, beat: Callable[[], None]) -> None:
-        self.feed, self.log, self._beat = feed, log, beat
+    def __init__(self, feed: Feed, log: OutLog, beside: OutLog, beat: Callable[[], None]) -> None:
+        """beside: of BOOKING, whose messages are kept for a shorter time: these carry how far it is."""
+        self.feed, self.log, self.beside, self._beat = feed, log, beside, beat
         self.cursor = 0
 
     async def open(self) -> None:
@@ -114,6 +116,8 @@ class EventsOut:
             view.refresh()
         payload = events_message(first, view.records[first : last + 1])
         headers = {**window_headers(self.log.origin, first, last, 1, 1), HEADER_FIRST: str(first), HEADER_LAST: str(last)}
+        if hint := self.beside.hint():
+            headers[HEADER_BESIDE] = hint
         await self.log.publish(EVENTS_SUBJECT, payload, headers)
         self.cursor = last
 
@@ -145,9 +149,9 @@ class BookingOut:
         self._encoder = Encoder(Names(lambda subject, row_id: feed.catalogue.get(subject, row_id)), self._id_at, given)
         self._begun: Mark = NOTHING  # a window of which some messages are in the stream and some are not
 
-    async def open(self) -> None:
-        """Read the cursor from the stream; the feed goes on there."""
-        mark = await self.log.open()
+    async def open(self, beside: str = "") -> None:
+        """Read the cursor from the stream; the feed goes on there. beside: what EVENTS knows of it."""
+        mark = await self.log.open(beside)
         self._begun = NOTHING if mark.is_whole else mark
         self.cursor = mark.window_last if mark.is_whole else mark.window_first - 1
         self.feed.finish(self.cursor)

@@ -11,7 +11,7 @@ from nats.js.errors import APIError
 
 from pks.edges.nats.connection import Connection
 from pks.edges.nats.outlog import NOTHING, OutLog, StreamChanged, window_headers
-from pks.edges.nats.streams import BOOKING, LIFECYCLE_APPLIED, STREAMS, TRADE_BOOKED, ensure_streams
+from pks.edges.nats.streams import BOOKING, EVENTS, EVENTS_SUBJECT, HEADER_BESIDE, LIFECYCLE_APPLIED, STREAMS, TRADE_BOOKED, ensure_streams
 from tests.crash.nats_server import NatsServer, nats_server
 
 OURS, OTHERS = "0123456789ab", "ba9876543210"
@@ -174,5 +174,32 @@ def test_what_retention_took_is_not_told_again(server: NatsServer, monkeypatch: 
         await put(again, 42, 42)
         fresh = log_on(connection)
         assert (await fresh.open()).window_last == 42
+
+    server.run(work)
+
+
+def test_what_retention_took_behind_the_hint_is_not_told_again(server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before it left a hint: the messages of EVENTS, which are kept longer, say how far BOOKING was."""
+
+    async def work(connection: Connection) -> None:
+        log = log_on(connection)
+        events = OutLog(connection.stream, EVENTS, (EVENTS_SUBJECT,), OURS)
+        assert log.hint() == ""
+        await log.open()
+        await put(log, 1, 41)
+        await log.tend(quiet=True)
+        await put(log, 42, 50)
+        mark = await events.open()
+        headers = window_headers(OURS, mark.window_last + 1, mark.window_last + 50, 1, 1)
+        await events.publish(EVENTS_SUBJECT, b"x", {**headers, HEADER_BESIDE: log.hint()})
+        await connection.stream.purge_stream("BOOKING")  # as old age would
+        looked = OutLog(connection.stream, EVENTS, (EVENTS_SUBJECT,), OURS)
+        await looked.open()
+        again: Any = log_on(connection)
+        monkeypatch.setattr(again, "_aged_out", lambda at: True)
+        assert (await again.open(looked.beside)).window_last == 50
+        await connection.stream.delete_stream("BOOKING")
+        await ensure_streams(connection.stream)
+        assert await log_on(connection).open(looked.beside) == NOTHING, "of another incarnation of the stream"
 
     server.run(work)
