@@ -57,15 +57,18 @@ from pks.topology import (
     Starts,
     SystemState,
     WorkerPlan,
+    channel,
     choose_sizes,
     place_cores,
     retire_all,
     semaphores_of,
+    stream_layout,
     workers_of,
 )
 from pks.workers.checkpoint import checkpoints
 from pks.workers.log import Log
 from pks.workers.points import VARIABLE, arm_points
+from pks.workers.rejects import last_kept
 from pks.workers.runtime import EXIT_FATAL, Launch
 from pks.workers.zygote import MESSAGE_BYTES_MAX, check_single_threaded, run_zygote
 
@@ -170,15 +173,16 @@ class _Life:
 def start_points(config: Config, paths: Paths, log: Log) -> Starts:
     """Where a start begins: the journal's end, recovered from the newest checkpoint on, since that reflects durable events only.
 
-    Streams are derived again from the checkpoint's event. Raises what `journal_recovery.recover` raises: then nothing was changed and the
-    start must not go on.
+    Streams are derived again from the checkpoint's event; that of refusals, which no event tells of, goes on. Raises what
+    `journal_recovery.recover` raises: then nothing was changed and the start must not go on.
     """
     known = next((int(path.stem) for path in checkpoints(paths.checkpoints)), 0)
     found = recover(paths.journal, known, instance=config.instance, records=config.journal.segment_records)
     if found.cut is not None:
         cut = found.cut
         log.warning("the journal's last batch was never acknowledged and is cut", first=cut.first, last=cut.last, why=cut.reason)
-    return Starts(events=found.last)
+    kept = last_kept(paths.stream_file("rejects"), stream_layout(channel("rejects")))
+    return Starts(events=found.last, streams={"rejects": kept})
 
 
 class Supervisor:

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pks.base.config import Config, Sizes, resolve_sizes
-from pks.base.limits import EVENTS_CAPACITY, INTAKE_CAPACITY, INTAKE_RINGS, SHARDS_MAX
+from pks.base.limits import EVENTS_CAPACITY, INTAKE_CAPACITY, INTAKE_RINGS, REJECTS_CAPACITY, SHARDS_MAX
 from pks.layouts.event import EVENT, EVENT_LAYOUT_VERSION, REPLY
 from pks.layouts.match import MATCH, MATCH_LAYOUT_VERSION, VERDICT
 from pks.layouts.refdata import REFDATA_LAYOUT_VERSION
+from pks.layouts.reject import REJECT, REJECT_LAYOUT_VERSION
 from pks.layouts.segment import CELL_NAME, SEGMENT_HEADER_BYTES, WORKER_REPORT, WORKER_WATCH, CellKind
 from pks.layouts.slots import (
     ACCOUNT_LAYOUT_VERSION,
@@ -174,6 +175,7 @@ INTAKE_LAYOUT = Layout("intake", EVENT_LAYOUT_VERSION, (EVENT, REPLY))
 EVENT_LAYOUT = Layout("event", EVENT_LAYOUT_VERSION, (EVENT,))
 MATCH_LAYOUT = Layout("match", MATCH_LAYOUT_VERSION, (MATCH,))
 VERDICT_LAYOUT = Layout("verdict", MATCH_LAYOUT_VERSION, (VERDICT,))
+REJECT_LAYOUT = Layout("reject", REJECT_LAYOUT_VERSION, (REJECT,))
 UPDATE_LAYOUT = Layout("update", UPDATE_LAYOUT_VERSION, (UPDATE,))
 POSITION_LAYOUT = Layout("position", POSITION_LAYOUT_VERSION, (POSITION_SLOT,))
 ACCOUNT_LAYOUT = Layout("account", ACCOUNT_LAYOUT_VERSION, (ACCOUNT_SLOT,))
@@ -192,6 +194,8 @@ CHANNELS = (
         gates=("journal", f"accumulator-{SHARD}"), readers=("shadow",),
     ),
     Channel("refdata", Kind.SLOTS, REFDATA_LAYOUT, "refdata", "capture", SlowReader.READS_LATEST, readers=("*",)),
+    # What never becomes an event: said to its source, and here to everybody else.
+    Channel("rejects", Kind.STREAM, REJECT_LAYOUT, REJECTS_CAPACITY, "capture", SlowReader.READS_FILE, readers=("*",)),
     # What the accumulators make of it.
     Channel(
         "matches", Kind.STREAM, MATCH_LAYOUT, "matches", f"accumulator-{SHARD}", SlowReader.READS_FILE,
@@ -302,7 +306,7 @@ class Paths:
 
     @property
     def streams(self) -> Path:
-        """Files behind recorded streams; can be derived again."""
+        """Files behind recorded streams; all but rejects can be derived again."""
         return self.data_dir / "streams"
 
     @property
@@ -621,6 +625,11 @@ class Host:
         """What the accumulator says to events that it refused; a file too, so that a new capture reads them again."""
         return self._stream("verdicts", shard)
 
+    @property
+    def rejects(self) -> Stream:
+        """What capture refused, as it came."""
+        return self._stream("rejects", 0)
+
     def updates(self, shard: int) -> Ring:
         """Rows of `positions` that changed."""
         return self._ring("updates", shard)
@@ -711,8 +720,7 @@ class Host:
     def _stream(self, name: str, index: int) -> Stream:
         one = channel(name)
         assert self.paths is not None, "to read a stream's file the data directory is needed"
-        layout = StreamLayout(one.layout.name, one.layout.version, one.layout.hash, one.layout.dtypes[0])
-        return Stream(self._ring(name, index), self.paths.stream_file(one.label(index)), layout)
+        return Stream(self._ring(name, index), self.paths.stream_file(one.label(index)), stream_layout(one))
 
     def _intake(self, one: Channel, index: int) -> Intake:
         number = index + (REENTRY_FIRST if one.upward else 0)
@@ -721,6 +729,11 @@ class Host:
     def _table(self, name: str) -> SlotTable:
         one = channel(name)
         return cast(SlotTable, self._part(name, 0, lambda segment: _map_table(segment, one)))
+
+
+def stream_layout(one: Channel) -> StreamLayout:
+    """What the file behind a recorded stream says of itself."""
+    return StreamLayout(one.layout.name, one.layout.version, one.layout.hash, one.layout.dtypes[0])
 
 
 def _make_segment(shape: Shape, config: Config, epoch: int) -> Segment:

@@ -42,6 +42,24 @@ CAPTURE_BATCH_MAX = 1024
 DUTY_CYCLE_NS_MAX = 10_000_000
 """A compiled loop returns to Python at least this often, for signals and its heartbeat (design section 6)."""
 
+REJECTS_CAPACITY = 1 << 13
+"""Records in the ring of what capture refused: a burst and the largest group fit, and its file is written ten times a second."""
+
+GROUP_RECORDS_TOLD_MAX = 1024
+"""Records of one refused group that are told: 256 KB of original bytes, which one message carries; of a larger group its first ones."""
+
+REJECTS_PER_SECOND = 1_000
+"""Refused records a second that are told over a long time: a program that sends garbage at full speed fills neither disk nor NATS."""
+
+REJECTS_BURST = 7_000
+"""Refused records that are told at once: a file of some thousand rows for a book that is not there yet."""
+
+REJECTS_KEPT = 1 << 20
+"""Refused records that the file behind their ring keeps at least: 320 MB, a quarter of an hour at the fastest rate that is told."""
+
+REJECTS_KEPT_STEP = 1 << 15
+"""So many of the oldest are given up at once: 10 MB of the disk."""
+
 # --- tables ----------------------------------------------------------------------------------------------------------------
 
 SHARDS_MAX = 16
@@ -185,6 +203,10 @@ assert GROUP_RECORDS_MAX <= INTAKE_CAPACITY, "a group is claimed at once in an i
 assert 2 * GROUP_RECORDS_MAX <= EVENTS_CAPACITY_SMALL, "a group is claimed at once while the one before it is still read"
 assert 2 * GROUP_RECORDS_MAX <= SEGMENT_RECORDS_MIN, "a group lies in at most two journal files"
 assert SEGMENT_RECORDS_MIN <= SEGMENT_RECORDS <= SEGMENT_RECORDS_MAX
+assert is_power_of_two(REJECTS_CAPACITY), "a ring's slot is found by masking the sequence"
+assert REJECTS_BURST + GROUP_RECORDS_TOLD_MAX <= REJECTS_CAPACITY, "a burst finds room, and a group behind it"
+assert REJECTS_PER_SECOND <= REJECTS_BURST, "a second's worth may come at once"
+assert GROUP_RECORDS_TOLD_MAX <= GROUP_RECORDS_MAX
 assert CAPTURE_BATCH_MAX <= INTAKE_CAPACITY, "a batch comes out of one ring"
 assert GROUP_RECORDS_MAX <= DEDUP_KEYS_MIN <= DEDUP_KEYS_MAX, "the keys of one group are in memory together"
 assert 2 * PARKED_TRADES_MAX <= DEDUP_KEYS_MAX, "parked corrections leave room for the trades that they wait for"

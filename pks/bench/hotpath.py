@@ -32,6 +32,7 @@ from pks.engine.booking.tables import KEYS_COUNT
 from pks.engine.booking.take import DONE, TABLE_FULL
 from pks.layouts.event import EVENT, EVENT_WORDS, REPLY
 from pks.layouts.match import MATCH, VERDICT
+from pks.layouts.reject import REJECT
 from pks.layouts.slots import ACCOUNT_WORDS, POSITION_WORDS, UPDATE
 from pks.segments.atomics import cycles, cycles_per_ns, pause
 from pks.segments.counters import OWNER_WORDS
@@ -145,8 +146,9 @@ class Way:
         self._others = [(_ring("idle", EVENT, 2, "capture"), _ring("idle", REPLY, 2, "source")) for _ in range(SOURCES - 1)]
         self._streams = _ring("matches", MATCH, 1 << 16), _ring("verdicts", VERDICT, 1 << 12), _ring("updates", UPDATE, 1 << 16)
         matches, verdicts, updates = self._streams
+        rejects = _ring("rejects", REJECT, 2)
         self.capture = capture_loop.new_area(
-            events, 0, [0], SOURCES, [verdicts], np.zeros(OWNER_WORDS, np.int64), (0, 1, 2), no_points()
+            events, 0, [0], SOURCES, [verdicts], rejects, np.zeros(OWNER_WORDS, np.int64), (0, 1, 2, 3), no_points()
         )  # fmt: skip
         for number, (requests, replies) in enumerate([(self.requests, self.replies), *self._others]):
             capture_loop.set_source(self.capture, number, number, requests, replies, -1)

@@ -18,6 +18,7 @@ import numpy as np
 from pks.layouts.event import DETAIL, EVENT, EVENT_LAYOUT_VERSION, REPLY
 from pks.layouts.match import MATCH, MATCH_LAYOUT_VERSION, VERDICT
 from pks.layouts.refdata import REFDATA_LAYOUT_VERSION
+from pks.layouts.reject import REJECT, REJECT_LAYOUT_VERSION
 from pks.layouts.segment import (
     CELL_NAME,
     RING_PLACE,
@@ -111,6 +112,7 @@ LAYOUTS = (
     Layout("reply", REPLY, EVENT_LAYOUT_VERSION, "pks-intake-<n>-v1", "the answer to one intake record"),
     Layout("match", MATCH, MATCH_LAYOUT_VERSION, "pks-matches-v1-<k>, pks-transfers-v1-<k>", "what a closing event consumed of one lot"),
     Layout("verdict", VERDICT, MATCH_LAYOUT_VERSION, "pks-verdicts-v1-<k>", "the accumulator's judgement of an event"),
+    Layout("reject", REJECT, REJECT_LAYOUT_VERSION, "pks-rejects-v1", "an intake record that capture refused, and why"),
     Layout(
         "segment_header", SEGMENT_HEADER, SEGMENT_HEADER_VERSION, "first page of every segment", "what the segment is, and whether it lives"
     ),
@@ -298,6 +300,20 @@ match | _reserved | 3 | |u1(3) | - | zero | -
 verdict | sequence | 1 | <i8 | sequence | the event judged | accumulator
 verdict | code | 1 | <u4 | Code | 0 accepted, else the reply code | accumulator
 verdict | _reserved | 1 | <u4 | - | zero | -
+reject | number | 1 | <i8 | sequence | place in the stream, from 0 | capture
+reject | recorded_ns | 1 | <i8 | ns UTC | when capture refused it | capture
+reject | ticket | 1 | <i8 | sequence | the group's ticket in its intake ring | producer
+reject | value | 1 | <i8 | - | the offending value, where a number says it | capture
+reject | other | 1 | <i8 | sequence | the second candidate of AMBIGUOUS_ORIGINAL, else 0 | capture
+reject | epoch | 1 | <u4 | count | the start of the program that refused it | capture
+reject | intake | 1 | <u2 | count | the ring that it came through | capture
+reject | code | 1 | <u2 | Code | why it was refused | capture
+reject | field | 1 | <u2 | count | number of the offending field in EVENT, 0 is none | capture
+reject | index | 1 | <u2 | count | place among the records told of the group, from 0 | capture
+reject | count | 1 | <u2 | count | how many records are told of the group | capture
+reject | _reserved | 1 | <u2 | - | zero | -
+reject | original | 1 | |u1(256) | - | the EVENT or DETAIL as its source sent it | producer
+reject | check | 1 | <u8 | - | checksum of every byte before it | capture
 segment_header | magic | 1 | <u8 | - | "PKS-SEG1"; written last at creation | supervisor
 segment_header | header_version | 1 | <i8 | count | version of this page | supervisor
 segment_header | layout_name | 1 | |S32 | text | layout of the body | supervisor

@@ -8,6 +8,7 @@ wait.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ FILE_PLACE = Place("file", gating=True)
 
 RUN_BYTES_MAX = 1 << 22
 """Bytes of one pwrite: large enough to cost nothing, small enough to come back to the worker's loop within milliseconds."""
+
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1  # linux/falloc.h
+_NO_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,19 @@ class StreamFile:
         if self.last_cursor < cursor:
             raise StreamDamaged(str(self.path), f"it ends at record {self.last_cursor}, {cursor} was promised")
         os.ftruncate(self.descriptor, self.offset(cursor + 1))
+
+    def give_up(self, cursor: int) -> None:
+        """Give the disk's room of records up to `cursor` back; they are zeros from then on. A file system without holes keeps them.
+
+        Raises OSError.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        length = ctypes.c_long(self.offset(cursor + 1) - STREAM_HEADER_BYTES)
+        if libc.fallocate(self.descriptor, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_long(STREAM_HEADER_BYTES), length) == 0:
+            return
+        failed = ctypes.get_errno()
+        if failed not in _NO_HOLES:
+            raise OSError(failed, os.strerror(failed), str(self.path))
 
     def read_into(self, cursor: int, room: NDArray[np.int64]) -> None:
         """Fill room (int64[n, words]) with the n records behind `cursor`. Raises StreamDamaged when they are not all there."""

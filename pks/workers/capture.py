@@ -26,7 +26,8 @@ from pks.engine.booking.take import DONE, SLOW, TABLE_FULL, same_trade
 from pks.engine.instruments.rows import to_row
 from pks.engine.lots.tables import pair_copy, pair_find, pair_set
 from pks.layouts.codes import Flag, Kind
-from pks.layouts.event import EVENT, FIELD_NUMBER, REPLY
+from pks.layouts.event import EVENT, EVENT_WORDS, FIELD_NUMBER, REPLY
+from pks.layouts.reject import DATES_WORD
 from pks.segments.errors import LayoutUnknown, RingLapped
 from pks.segments.journal_view import JournalView
 from pks.segments.ring import Place, Ring, RingReader, ring_claim, ring_cursor
@@ -37,6 +38,7 @@ from pks.topology import Intake
 from pks.workers import capture_loop as loop
 from pks.workers.booking import Booking, DayFiles, Room
 from pks.workers.checkpoint import latest_checkpoint, load_booking
+from pks.workers.rejects import NO_REFUSALS, RejectsWriter
 from pks.workers.runtime import IDLE_NS, Context
 
 REPLAY_BATCH = 1 << 15
@@ -123,6 +125,7 @@ class Parked:
     source: int
     ticket: int
     group: Any
+    sent: Any  # int64[n, 32]: the group as it came
     deadline_ns: int
 
 
@@ -152,6 +155,7 @@ class Capture:
         self.duplicate_count = context.cells.counter("duplicates")
         self.refused_count = context.cells.counter("refused")
         self.busy_count = context.cells.counter("busy")
+        self.dropped_count = context.cells.counter("rejects_dropped")
         self.parked_gauge = context.cells.gauge("parked")
         self.sequence_gauge = context.cells.gauge("sequence")
         intakes = self.host.intakes()
@@ -161,11 +165,15 @@ class Capture:
             [self.ring.place(f"accumulator-{k}") for k in range(self.host.shards)],
             len(intakes),
             [reader.ring for reader in self.verdict_readers],
+            self.host.rejects.ring,
             context.cells.cells,
-            [counter.place for counter in (self.accepted_count, self.duplicate_count, self.refused_count)],
+            [counter.place for counter in (self.accepted_count, self.duplicate_count, self.refused_count, self.dropped_count)],
             context.points,
         )
         self.state = self.area.state
+        self.rejects = RejectsWriter(
+            self.host.rejects, self.area.reject_state, context.log, self.dropped_count.add, context.clock.monotonic_ns()
+        )
         self.state[loop.OPEN_MAX] = min(OPEN_RECORDS_MAX, self.ring.capacity // 4)
         self.waker = Waker(self.ring, self.host.instance)
         self.waker.posted = self.area.posted
@@ -266,6 +274,7 @@ class Capture:
             work += self._attend(reason)
         if self.parked:
             self._unpark()
+        self.rejects.flush_if_filling()
         if work:
             self.moved_ns = self.context.clock.monotonic_ns()
         elif reason != DONE and self.booking.last_kind != Kind.TICK and self._durable() >= self.booking.sequence:
@@ -306,7 +315,8 @@ class Capture:
                 self._wake(self.sources[number])
 
     def housekeeping(self) -> None:
-        """Progress."""
+        """Progress, and what was refused into its file."""
+        self.rejects.housekeeping(self.context.clock.monotonic_ns())
         self.sequence_gauge.set(self.booking.sequence)
         self.parked_gauge.set(len(self.parked))
         self.context.lag = self.booking.sequence - self._durable()
@@ -315,7 +325,8 @@ class Capture:
         """All that sources had sent is sequenced and answered, as far as they take answers."""
         while self.parked:
             waiting = self.parked.popleft()
-            self._settle(self.sources[waiting.source], Admitted(int(Code.SHUTTING_DOWN)), waiting.ticket)
+            self._settle(self.sources[waiting.source], Admitted(int(Code.SHUTTING_DOWN)), waiting.ticket, waiting.sent)
+        self.rejects.flush()
         waiting_for = [s.intake.number for s in self.sources if s.intake.number < self.host.sources and (s.reader.lag > 0 or s.owed_count)]
         if waiting_for and self.context.clock.monotonic_ns() - self.moved_ns > PATIENCE_NS:
             self.context.log.warning("sources take no answers: the stop goes on without them", intakes=waiting_for)
@@ -323,7 +334,9 @@ class Capture:
         return not waiting_for
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close the file of what was refused, which has everything."""
+        self.rejects.flush()
+        self.rejects.close()
 
     # taking
 
@@ -373,18 +386,26 @@ class Capture:
         if len(group) < count:
             group = self._whole_group(source, batch, done, count)
         count = len(group)
-        group = np.array(group, EVENT)
+        came, group = group, np.array(group, EVENT)
         if source.intake.number < self.host.sources:
             group["flags"] &= OUTSIDE_FLAGS
         outcome = self._admit(source, group, now_ns)
         if outcome.later:
             return 0
+        sent = None if outcome.code in NO_REFUSALS else self._as_sent(source, came, ticket)
         if outcome.code == Code.UNKNOWN_TRADE and int(group[0]["kind"]) in (Kind.AMEND, Kind.CANCEL, Kind.FEE):
             if len(self.parked) < PARKED_TRADES_MAX:
-                self.parked.append(Parked(source.number, ticket, group, self.context.clock.monotonic_ns() + PARK_SECONDS * 10**9))
+                self.parked.append(Parked(source.number, ticket, group, sent, self.context.clock.monotonic_ns() + PARK_SECONDS * 10**9))
                 return count
             outcome = Admitted(int(Code.PARKING_FULL))
-        return count if self._settle(source, outcome, ticket) else 0
+        return count if self._settle(source, outcome, ticket, sent) else 0
+
+    def _as_sent(self, source: Source, group: Any, ticket: int) -> Any:
+        """int64[n, 32]: a group's bytes as its source wrote them; the loop's check of a trade may have filled its dates in."""
+        words = np.array(group, EVENT).view(np.int64).reshape(-1, EVENT_WORDS)
+        requests = source.reader.ring
+        words[0, DATES_WORD] = requests.records[ticket & (requests.capacity - 1), DATES_WORD]
+        return words
 
     def _admit(self, source: Source, group: Any, now_ns: int) -> Admitted:
         """The booking's word on a group. Nothing that another program writes may end this process, so what no check foresaw is refused."""
@@ -407,8 +428,11 @@ class Capture:
         source.reader.cursor -= len(more)
         return np.concatenate([batch[done:], more])
 
-    def _settle(self, source: Source, outcome: Admitted, ticket: int) -> bool:
-        """Sequence what was admitted and owe the answer; False when the ring has no room and nothing was done."""
+    def _settle(self, source: Source, outcome: Admitted, ticket: int, sent: Any) -> bool:
+        """Sequence what was admitted and owe the answer; False when the ring has no room and nothing was done.
+
+        sent: int64[n, 32], what is refused, as it came.
+        """
         sequence = outcome.sequence
         if outcome.records is not None:
             first = self._sequence(outcome.records, source.intake.number)
@@ -419,6 +443,10 @@ class Capture:
         answers["ticket"], answers["sequence"], answers["code"] = ticket, sequence, outcome.code
         answers["field"], answers["value"], answers["other"] = FIELD_NUMBER.get(outcome.field_name, 0), outcome.value, outcome.other
         self._count(answers)
+        if outcome.code not in NO_REFUSALS:
+            assert sent is not None, "who refuses a group has it"
+            wall_ns = self.context.clock.wall_ns()
+            self.rejects.tell(sent, int(sent[0, DATES_WORD]), self.booking.epoch, source.intake.number, wall_ns, answers[0])
         source.owe(answers)
         return True
 
@@ -443,7 +471,7 @@ class Capture:
             outcome = self._admit(self.sources[waiting.source], waiting.group.copy(), self.context.clock.wall_ns())
             known = outcome.code != Code.UNKNOWN_TRADE and not outcome.later
             late = now >= waiting.deadline_ns
-            if not (known or late) or not self._settle(self.sources[waiting.source], outcome, waiting.ticket):
+            if not (known or late) or not self._settle(self.sources[waiting.source], outcome, waiting.ticket, waiting.sent):
                 self.parked.append(waiting)
 
     def _reply_busy(self, source: Source, ticket: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pks.base.errors import Code
 from pks.base.kernels import clock_room, kernel, monotonic_ns
-from pks.base.limits import CAPTURE_BATCH_MAX, PARKED_TRADES_MAX
+from pks.base.limits import CAPTURE_BATCH_MAX, PARKED_TRADES_MAX, REJECTS_BURST
 from pks.engine.booking.dedup import ENTRY_WORDS, dedup_home
 from pks.engine.booking.keys import trade_key
 from pks.engine.booking.links import chain_home
@@ -25,6 +25,7 @@ from pks.engine.booking.take import DONE, RING_FULL, SLOW, TABLE_FULL, take_trad
 from pks.engine.lots.tables import pair_find
 from pks.layouts.codes import Flag, Kind
 from pks.layouts.event import EVENT, EVENT_WORDS, REPLY, REPLY_WORDS
+from pks.layouts.reject import DATES_WORD, REJECT
 from pks.segments.atomics import load_acquire_at, pause, prefetch_write, rows_at, words_at
 from pks.segments.counters import counter_add
 from pks.segments.journal_records import seal
@@ -43,6 +44,7 @@ from pks.segments.ring import (
     ring_wake,
 )
 from pks.workers.points import KillPoints, kill_here
+from pks.workers.rejects import REJECT_STATE, ROOM, tell_refusal
 
 BATCH = 256
 """Records copied from one source before the next has its turn: 64 KB, so that they stay in the core's cache."""
@@ -92,11 +94,12 @@ STATE_WORDS = 32
 
 BEFORE_PUBLISH, AFTER_PUBLISH, BEFORE_FINISH, AFTER_ANSWER = range(4)
 POINTS = ("before_publish", "after_publish", "before_finish", "after_answer")
-ACCEPTED_CELL, DUPLICATE_CELL, REFUSED_CELL = range(3)
+ACCEPTED_CELL, DUPLICATE_CELL, REFUSED_CELL, DROPPED_CELL = range(4)
 
 TRADE, TICK = int(Kind.TRADE), int(Kind.TICK)
 END_OF_BATCH = int(Flag.END_OF_BATCH)
 ACCEPTED, DUPLICATE = int(Code.ACCEPTED), int(Code.DUPLICATE)
+assert Code.ACCEPTED < Code.DUPLICATE < min(set(Code) - {Code.ACCEPTED, Code.DUPLICATE}), "what is above refuses"
 
 
 class Area(NamedTuple):
@@ -119,7 +122,11 @@ class Area(NamedTuple):
     verdict_heads: Any  # int64[shards]: addresses of the heads of the verdict rings
     verdict_cursors: Any  # int64[shards]
     cells: Any  # int64[]: the worker's metrics
-    cell_places: Any  # int64[3]
+    cell_places: Any  # int64[4]
+    rejects_control: Any  # of the rejects ring
+    rejects: Any  # REJECT[capacity]
+    reject_rows: Any  # int64[capacity, 40], the same
+    reject_state: Any  # int64[REJECT_STATE]
     points: Any  # int64[n, 2]: KillPoints.words
     point_rows: Any  # int64[4]
     clock: Any  # base.kernels.clock_room
@@ -132,19 +139,23 @@ def new_area(
     shard_places: Sequence[int],
     sources: int,
     verdict_rings: Sequence[Ring],
+    rejects: Ring,
     cells: Any,
     cell_places: Sequence[int],
     points: KillPoints,
 ) -> Area:
     """The loop's memory over the events ring, for so many sources; their rows are set by `set_source`. cell_places: *_CELL.
 
-    The caller keeps the verdict rings mapped. Answers take memory when they are first owed, up to 4 MB a source.
+    rejects: the ring of what is refused. The caller keeps it and the verdict rings mapped. Answers take memory when they are first owed,
+    up to 4 MB a source.
     """
     batch, answers = np.zeros((BATCH, EVENT_WORDS), np.int64), np.zeros((BATCH, REPLY_WORDS), np.int64)
     owed = np.zeros((sources * OWED_ROWS, REPLY_WORDS), np.int64)
     state = np.zeros(STATE_WORDS, np.int64)
     state[SEQUENCE] = state[ENDED] = ring.head
     state[OPEN_MAX], state[JOURNAL_PLACE] = ring.capacity, journal_place
+    reject_state = np.zeros(REJECT_STATE, np.int64)
+    reject_state[ROOM] = REJECTS_BURST
     return Area(
         control=ring.control,
         events=ring.records.view(EVENT).reshape(-1),
@@ -164,6 +175,10 @@ def new_area(
         verdict_cursors=np.full(len(verdict_rings), -1, np.int64),
         cells=cells,
         cell_places=np.array(cell_places, np.int64),
+        rejects_control=rejects.control,
+        rejects=rejects.records.view(REJECT).reshape(-1),
+        reject_rows=rejects.records,
+        reject_state=reject_state,
         points=points.words,
         point_rows=np.array([points.row(name) for name in POINTS], np.int64),
         clock=clock_room(),
@@ -281,8 +296,28 @@ def look_ahead(t, area, count):
 
 
 @kernel
-def owe(area, number, said):
-    """Remember answers[:said], to be sent to the source when they are due, and count them."""
+def tell_refused(area, number, said, first_ticket, now_ns):
+    """Tell everybody else what answers[:said] refuse of the batch whose first record has `first_ticket`."""
+    row, state = area.sources[number], area.state
+    requests = rows_at(row[RECORDS], row[CAPACITY], EVENT_WORDS)
+    lost = 0
+    for i in range(said):
+        a = area.answers[i]
+        if a.code <= DUPLICATE:
+            continue
+        at = a.ticket - first_ticket
+        lost += tell_refusal(
+            area.rejects_control, area.rejects, area.reject_rows, area.reject_state, area.words, at, np.int64(area.batch[at].group_count),
+            requests[a.ticket & (row[CAPACITY] - 1), DATES_WORD], state[EPOCH], row[INTAKE], now_ns, a.ticket, np.int64(a.code),
+            np.int64(a.field), a.value, a.other,
+        )  # fmt: skip
+    if lost > 0:
+        counter_add(area.cells, area.cell_places[DROPPED_CELL], lost)
+
+
+@kernel
+def owe(area, number, said, first_ticket, now_ns):
+    """Remember answers[:said], to be sent to the source when they are due, and count them. Before the source's cursor is moved."""
     row = area.sources[number]
     accepted, duplicates = 0, 0
     at = (row[OWED_FIRST] + row[OWED_COUNT]) & (OWED_ROWS - 1)
@@ -301,6 +336,7 @@ def owe(area, number, said):
         counter_add(area.cells, area.cell_places[DUPLICATE_CELL], duplicates)
     if said > accepted + duplicates:
         counter_add(area.cells, area.cell_places[REFUSED_CELL], said - accepted - duplicates)
+        tell_refused(area, number, said, first_ticket, now_ns)
 
 
 @kernel
@@ -328,7 +364,7 @@ def take_source(t, area, number):
         publish(area, before + 1, last, may_end(area, last))
         state[LAST_KIND] = TRADE
     if said > 0:
-        owe(area, number, said)
+        owe(area, number, said, start + 1, now_ns)
     if taken > 0:
         row[CURSOR] = start + taken
         kill_here(area.points, area.point_rows[BEFORE_FINISH])

@@ -25,6 +25,7 @@ from pks.engine.lots.state import ANCHOR_EVENTS, KEYS_COUNT
 from pks.layouts.codes import Flag, Kind, Method, Oversell, Side
 from pks.layouts.event import EVENT, REPLY
 from pks.layouts.match import MATCH, VERDICT
+from pks.layouts.reject import REJECT
 from pks.layouts.slots import ACCOUNT_WORDS, POSITION_WORDS, UPDATE
 from pks.segments.ring import PLACES_MAX, Place, Ring, RingReader, RingWriter, ring_bytes, ring_claim, ring_commit, ring_gate, ring_wake
 from pks.segments.slots import VERSION_WORDS, pack_key, range_recover, slot_find, slot_read
@@ -46,6 +47,7 @@ from pks.workers.booking import Booking, DayFiles
 from pks.workers.capture_loop import AT_NS, WALL_NS, applied, mark_end, new_area, publish, run_capture, set_source
 from pks.workers.points import no_points
 from pks.workers.positions import Positions
+from pks.workers.rejects import warm_rejects
 
 DAY = 20_000
 NOW_NS = (DAY + 30) * NS_PER_DAY
@@ -251,7 +253,8 @@ def _turn_capture(booking: Booking, trade: Any) -> None:
     events, requests, replies = _small_ring(EVENT, "gate"), _small_ring(EVENT, "capture"), _small_ring(REPLY, "source")
     cells = np.zeros(16, np.int64)
     verdicts = _small_ring(VERDICT)
-    area = new_area(events, 0, [0], 1, [verdicts], cells, [0, 1, 2], no_points())
+    rejects = _small_ring(REJECT)
+    area = new_area(events, 0, [0], 1, [verdicts], rejects, cells, [0, 1, 2, 3], no_points())
     set_source(area, 0, 0, requests, replies, -1)
     area.state[WALL_NS], area.state[AT_NS] = NOW_NS, monotonic_ns(area.clock)
     RingWriter(requests).publish(trade)
@@ -263,11 +266,12 @@ def _turn_capture(booking: Booking, trade: Any) -> None:
     claimed = ring_claim(events.control, 1)
     publish(area, events.head + 1, events.head + claimed, True)
     assert mark_end(area) == events.head, "there is room"
+    warm_rejects(rejects, area.words)
 
 
 def warm_rings() -> None:
     """The kernels by which workers read and write rings, and look whether to sleep."""
-    for dtype in (EVENT, REPLY, MATCH, VERDICT, UPDATE):
+    for dtype in (EVENT, REPLY, MATCH, VERDICT, REJECT, UPDATE):
         area = np.zeros(ring_bytes(16, dtype.itemsize) // 8, np.int64)
         ring = Ring.format(area, "warm", dtype, 16, places=[Place("gate", True, None), Place("free", False, None)])
         writer, gate, free = RingWriter(ring), RingReader(ring, "gate"), RingReader(ring, position=-1)

@@ -13,13 +13,16 @@ from pks.base.kernels import monotonic_ns
 from pks.engine.booking.take import DONE, SLOW
 from pks.engine.lots.tables import pair_set
 from pks.layouts.codes import Flag, Kind
-from pks.layouts.event import CHECKSUM_WORD, EVENT, REPLY
+from pks.layouts.detail import with_text
+from pks.layouts.event import CHECKSUM_WORD, EVENT, FIELD_NAME, REPLY
 from pks.layouts.match import VERDICT
+from pks.layouts.reject import REJECT
 from pks.segments.journal_records import record_checksum
 from pks.segments.ring import HEAD, Place, Ring, RingReader, RingWriter, ring_bytes, ring_gate
 from pks.workers import capture_loop as loop
 from pks.workers.capture import IntakeReader, IntakeWatch
 from pks.workers.points import no_points
+from pks.workers.rejects import ROOM, groups_in
 from pks.workers.warm import NOW_NS, SmallCore
 
 CAPACITY = 1 << 10
@@ -34,7 +37,7 @@ def a_ring(dtype: np.dtype[Any], capacity: int, *places: str, start: int = -1) -
 class Desk:
     """The loop with two sources, one journal and one accumulator, whose cursors the test moves."""
 
-    def __init__(self, folder: Path, capacity: int = CAPACITY) -> None:
+    def __init__(self, folder: Path, capacity: int = CAPACITY, rejects: int = 1 << 13) -> None:
         self.core = SmallCore(folder, keys=CAPACITY)
         self.core.book(self.core.event(Kind.TRADE))  # its date is in memory from here on
         self.first = self.core.booking.sequence
@@ -42,8 +45,11 @@ class Desk:
         self.requests = [a_ring(EVENT, CAPACITY, "capture") for _ in range(2)]
         self.replies = [a_ring(REPLY, CAPACITY, "source") for _ in range(2)]
         self.verdict_ring = a_ring(VERDICT, 16)
+        self.rejects = a_ring(REJECT, rejects, "file")
         self.cells = np.zeros(16, np.int64)
-        self.area = loop.new_area(self.events, JOURNAL, [SHARD], 2, [self.verdict_ring], self.cells, (0, 1, 2), no_points())
+        self.area = loop.new_area(
+            self.events, JOURNAL, [SHARD], 2, [self.verdict_ring], self.rejects, self.cells, (0, 1, 2, 3), no_points()
+        )
         for number in range(2):
             loop.set_source(self.area, number, number, self.requests[number], self.replies[number], -1)
         self.state = self.area.state
@@ -221,3 +227,78 @@ def test_a_source_that_takes_no_answers_is_not_read_and_keeps_nobody_awake(desk:
     row[loop.OWED_COUNT] = 0
     assert desk.run() == DONE
     assert desk.requests[0].cursor("capture") == watch.cursor == 0
+
+
+def told(desk: Desk) -> list[Any]:
+    """The refused groups in the rejects ring, REJECT[n] each."""
+    records = RingReader(desk.rejects, position=-1).read(CAPACITY * 8)
+    groups, done = groups_in(records, 0)
+    assert done == len(records), "every group is whole"
+    return [group.records for group in groups]
+
+
+def test_what_is_refused_is_told_as_it_came(desk: Desk) -> None:
+    good, bad = desk.trade(), desk.trade(qty_raw=0)
+    late = desk.trade(settle_date=1)  # refused after its dates were filled in
+    late["effective_date"], late["lot_date"], late["flags"] = -7, 9, int(late["flags"][0]) & ~int(Flag.HAS_BUSINESS_DATE)
+    other = good.copy()
+    other["qty_raw"] += 1
+    desk.send(good, bad, late, good, other, desk.trade())
+    desk.state[loop.EPOCH] = 5
+    assert desk.run() == DONE
+    found = [group[0] for group in told(desk)]
+    assert [(int(r["ticket"]), Code(int(r["code"])), FIELD_NAME[int(r["field"])]) for r in found] == [
+        (1, Code.NOT_POSITIVE, "qty_raw"),
+        (2, Code.SETTLES_BEFORE_TRADE, "settle_date"),
+        (4, Code.IDEMPOTENCY_CONFLICT, "trade_id"),
+    ]
+    assert [r["original"].tobytes() for r in found] == [sent.tobytes() for sent in (bad, late, other)]
+    assert {(int(r["epoch"]), int(r["intake"]), int(r["index"]), int(r["count"])) for r in found} == {(5, 0, 0, 1)}
+    assert all(int(r["recorded_ns"]) >= NOW_NS for r in found)
+    assert desk.cells[:4].tolist() == [2, 1, 3, 0]
+
+
+def test_a_refused_group_is_told_whole(desk: Desk) -> None:
+    whole = with_text(desk.trade(side=7)[0], b"x" * 500)
+    desk.send(desk.trade(), whole, desk.trade(), source=1)
+    assert desk.run() == DONE
+    (group,) = told(desk)
+    assert (len(group), group["index"].tolist(), set(group["count"].tolist())) == (4, [0, 1, 2, 3], {4})
+    assert group["original"].tobytes() == whole.tobytes()
+    assert set(group["intake"].tolist()) == {1}
+
+
+def test_records_of_chance_are_refused_and_told(desk: Desk, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    sent = [desk.trade() for _ in range(200)]
+    for record in sent:
+        words = record.view(np.int64)
+        for word in chance.integers(4, 21, 3):  # all but what makes it a plain trade and its id
+            words[word] = chance.integers(-(2**63), 2**63)
+        record["original"] = record["lot"] = record["to_book_id"] = record["second_key_hi"] = record["second_key_lo"] = 0
+        record["book_id"] = max(1, int(record["book_id"][0]))
+    desk.send(*sent)
+    assert desk.run() in (DONE, SLOW)
+    assert int(desk.cells[2]) == len(told(desk)) > 10
+    for group in told(desk):
+        assert group["original"].tobytes() == sent[int(group[0]["ticket"])].tobytes()
+
+
+def test_no_more_is_told_than_the_bound_and_the_rest_is_counted(desk: Desk) -> None:
+    desk.area.reject_state[ROOM] = 5
+    desk.send(*(desk.trade(qty_raw=0) for _ in range(3)), with_text(desk.trade(qty_raw=0)[0], b"x" * 400), desk.trade(qty_raw=0))
+    desk.run()
+    assert [int(group[0]["ticket"]) for group in told(desk)] == [0, 1, 2, 7], "the group had no room, the one behind it had"
+    assert desk.cells[:4].tolist() == [0, 0, 5, 4]
+    desk.finish(desk.first, desk.first)
+    desk.run()
+    assert len(desk.answers()) == 5, "the source has every reply"
+
+
+def test_a_ring_that_its_file_does_not_empty_holds_nobody_back(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, rejects=4)
+    for _ in range(3):
+        desk.send(*(desk.trade(qty_raw=0) for _ in range(3)), desk.trade())
+        assert desk.run() == DONE
+    assert len(told(desk)) == 4
+    assert desk.cells[:4].tolist() == [3, 0, 9, 5]
