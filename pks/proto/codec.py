@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from pks.base.clock import format_date, format_time
-from pks.base.units import format_scaled
+from pks.base.limits import DATE_MAX, DATE_MIN
+from pks.base.units import SCALE_MAX, format_scaled
 from pks.layouts.codes import Flag, Kind, Side, Subject
 from pks.layouts.detail import text_of
-from pks.layouts.event import EVENT, EVENT_BYTES, EVENT_LAYOUT_VERSION
+from pks.layouts.event import EVENT, EVENT_BYTES, EVENT_LAYOUT_VERSION, FIELD_NAME, FIELD_WORDS
 from pks.proto.pks.v1 import booking_pb2, event_pb2, position_pb2
 
 BOOKED = (Kind.TRADE, Kind.OPENING, Kind.ALLOCATION, Kind.TRANSFER)
@@ -186,6 +187,101 @@ class Encoder:
             code=code, reason=reason, source=trade.source, trade_id=trade.trade_id, sequence=e.sequence, recorded_ns=e.recorded_ns,
             trade=trade, original=record,
         )  # fmt: skip
+
+    def refused(self, group: Any, recorded_ns: int, code: str, reason: str, field: int, value: int) -> Any:
+        """The Rejection of a group that never became events (EVENT[n], as its source sent it; field, value: as in its REPLY).
+
+        Nothing of what the bytes say is believed: what cannot be said is left out, and the bytes are there.
+        """
+        e, details = fields_of(group[:1])[0], _texts_of(group)
+        trade = self._partial(e, details)
+        trade.recorded_ns = recorded_ns
+        name = FIELD_NAME.get(field, "")
+        return booking_pb2.Rejection(
+            code=code, field=FIELD_WORDS.get(name, name), value=self._offending(name, e, trade, value), reason=reason, source=trade.source,
+            trade_id=trade.trade_id, recorded_ns=recorded_ns, trade=trade, original=group.tobytes(),
+        )  # fmt: skip
+
+    def _partial(self, e: Fields, details: Mapping[str, str]) -> Any:
+        """As much of a Trade as the fields of a record of unknown worth say."""
+        code = self.names.code
+        trade = booking_pb2.Trade(
+            trade_id=details.get("trade_id", "") or e.trade_id.decode(errors="replace"),
+            source=code(Subject.SOURCE, e.source_id),
+            leg=e.leg,
+            kind=_KIND.get(e.kind, ""),
+            book=code(Subject.BOOK, e.book_id),
+            to_book=code(Subject.BOOK, e.to_book_id),
+            instrument=code(Subject.INSTRUMENT, e.instrument_id),
+            side=_SIDE.get(e.side, ""),
+            account=code(Subject.ACCOUNT, e.account_id),
+            to_account=code(Subject.ACCOUNT, e.to_account_id),
+            trade_time_ns=e.trade_time_ns,
+            settle_date=_date_or_nothing(e.settle_date),
+        )
+        if e.kind in BOOKED or e.qty_raw:
+            trade.quantity = _scaled_or_nothing(e.qty_raw, e.qty_scale)
+        if e.flags & _HAS_PRICE or e.kind in _WITH_PRICE or e.price_raw:
+            trade.price = _scaled_or_nothing(e.price_raw, e.price_scale)
+        if e.flags & _HAS_FEE:
+            trade.fee, trade.fee_currency = _scaled_or_nothing(e.fee_raw, e.fee_scale), code(Subject.CURRENCY, e.fee_currency_id)
+        if e.flags & _HAS_BUSINESS_DATE:
+            trade.business_date = _date_or_nothing(e.effective_date)
+        if e.kind == Kind.OPENING:
+            trade.open_date = _date_or_nothing(e.lot_date)
+        for word in ("counterparty", "venue", "order_id", "note", "lot_id"):
+            if word in details:
+                setattr(trade, word, details[word])
+        return trade
+
+    def _offending(self, name: str, e: Fields, trade: Any, value: int) -> str:
+        """The refused value in words, "" where there is none."""
+        match name:
+            case "trade_id" | "original":
+                return str(trade.trade_id)
+            case "qty_raw":
+                return _scaled_or_nothing(e.qty_raw, e.qty_scale)
+            case "price_raw":
+                return _scaled_or_nothing(e.price_raw, e.price_scale)
+            case "fee_raw":
+                return _scaled_or_nothing(e.fee_raw, e.fee_scale)
+            case "trade_time_ns":
+                return format_time(e.trade_time_ns)  # every int64 of nanoseconds lies between the years 1677 and 2262
+            case "effective_date" | "settle_date" | "lot_date":
+                return _date_or_nothing(value or int(getattr(e, name)))
+            case "book_id" | "to_book_id" | "instrument_id" | "account_id" | "to_account_id" | "source_id" | "fee_currency_id":
+                row = int(getattr(e, name))
+                return self.names.code(_NAMED_BY[name], row) or (str(row) if row else "")
+            case _:
+                return str(value) if value else ""
+
+
+_NAMED_BY = {
+    "book_id": Subject.BOOK,
+    "to_book_id": Subject.BOOK,
+    "instrument_id": Subject.INSTRUMENT,
+    "account_id": Subject.ACCOUNT,
+    "to_account_id": Subject.ACCOUNT,
+    "source_id": Subject.SOURCE,
+    "fee_currency_id": Subject.CURRENCY,
+}
+
+
+def _scaled_or_nothing(raw: int, scale: int) -> str:
+    return format_scaled(raw, scale) if scale <= SCALE_MAX else ""
+
+
+def _date_or_nothing(days: int) -> str:
+    return format_date(days) if DATE_MIN <= days <= DATE_MAX else ""
+
+
+def _texts_of(group: Any) -> dict[str, str]:
+    """The texts of a group's object that a message can carry; {} for what is no object."""
+    try:
+        found = details_of(group)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # a program's bytes: anything may stand there
+        return {}
+    return {name: value.encode(errors="replace").decode() for name, value in found.items() if isinstance(value, str)}
 
 
 def details_of(group: Any) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def sequences_told(messages: list[Stored]) -> Counter[int]:
         elif message.subject == LIFECYCLE_APPLIED:
             told.update(event.trade.sequence for event in booking_pb2.LifecycleEventApplied.FromString(message.data).events)
         elif message.subject == TRADE_REJECTED:
-            told.update(one.sequence for one in booking_pb2.TradeRejected.FromString(message.data).rejections)
+            rejections = booking_pb2.TradeRejected.FromString(message.data).rejections
+            told.update(one.sequence for one in rejections if one.sequence)  # 0: it never became an event
     return told
 
 

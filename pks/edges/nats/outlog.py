@@ -5,10 +5,13 @@ expect the same last sequence, and who is refused looks at what came in between.
 our origin are looked for from the end. Retention may have taken them away: then a hint in the server's key-value bucket, which goes with
 the server's store, says how far we were, or a later one that a stream with a longer retention carries in its messages. A stream that lost
 our messages in any other way was wiped, and is filled again.
+
+What is told in two strands, each with numbers of its own, has a log a strand; logs of one stream publish in turn and tell each other.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -27,6 +30,7 @@ from pks.edges.nats.streams import (
     HEADER_LAST,
     HEADER_ORIGIN,
     HEADER_PART,
+    HEADER_REFUSALS,
     HEADER_WINDOW,
     StreamPlan,
 )
@@ -82,21 +86,21 @@ class Found(NamedTuple):
 NOTHING = Mark(0, 0, 1, 1)
 
 
-def window_headers(origin: str, first: int, last: int, part: int, parts: int) -> dict[str, str]:
-    """The headers by which a message of ours is found again."""
+def window_headers(origin: str, first: int, last: int, part: int, parts: int, strand: str = HEADER_WINDOW) -> dict[str, str]:
+    """The headers by which a message of ours is found again. strand: the header that says the window; numbers of two strands differ."""
     return {
         HEADER_ORIGIN: origin,
-        HEADER_WINDOW: f"{first}-{last}",
+        strand: f"{first}-{last}",
         HEADER_PART: f"{part}/{parts}",
         HEADER_ID: f"{origin}:{first}-{last}:{part}",
     }
 
 
-def mark_of(headers: dict[str, str]) -> Mark:
+def mark_of(headers: dict[str, str], strand: str = HEADER_WINDOW) -> Mark:
     """The Mark of a message with `window_headers`; one of another kind counts by its Pks-Last."""
-    if HEADER_WINDOW not in headers:
+    if strand not in headers:
         return Mark(0, int(headers.get(HEADER_LAST, "0")), 1, 1)
-    first, _, last = headers[HEADER_WINDOW].partition("-")
+    first, _, last = headers[strand].partition("-")
     part, _, parts = headers[HEADER_PART].partition("/")
     return Mark(int(first), int(last), int(part), int(parts))
 
@@ -109,21 +113,45 @@ async def hint_bucket(stream: Any) -> Any:
         return await stream.create_key_value(bucket=HINT_BUCKET, history=1, max_bytes=1 << 20)
 
 
-def hint_key(origin: str, stream: str) -> str:
-    """The key of a system's hint of one stream."""
-    return f"{origin}.{stream}"
+def hint_key(origin: str, stream: str, strand: str = HEADER_WINDOW) -> str:
+    """The key of a system's hint of one strand in a stream."""
+    return f"{origin}.{stream}" + ("" if strand == HEADER_WINDOW else f".{strand}")
+
+
+class Turns:
+    """The logs of one stream on one connection: one publishes at a time, and those that knew the same end know the new one."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.logs: list[OutLog] = []
+
+    def moved(self, before: int, after: int) -> None:
+        """Our message is the stream's next one behind `before`: nobody else's lies in between."""
+        for log in self.logs:
+            if log.expected == before:
+                log.expected = after
 
 
 class OutLog:
-    """Our messages in one stream, on one connection."""
+    """Our messages of one strand in one stream, on one connection."""
 
     def __init__(
-        self, stream: Any, plan: StreamPlan, subjects: tuple[str, ...], origin: str, beat: Callable[[], None] | None = None
+        self,
+        stream: Any,
+        plan: StreamPlan,
+        subjects: tuple[str, ...],
+        origin: str,
+        beat: Callable[[], None] | None = None,
+        *,
+        strand: str = HEADER_WINDOW,
+        turns: Turns | None = None,
     ) -> None:
-        """stream: a JetStream context; subjects: those that we publish on."""
-        self._stream, self.plan, self.subjects, self.origin = stream, plan, subjects, origin
+        """stream: a JetStream context; subjects: those that we publish on; turns: another log's of the same stream."""
+        self._stream, self.plan, self.subjects, self.origin, self.strand = stream, plan, subjects, origin, strand
         self._beat = beat or (lambda: None)
-        self._expected = 0  # last sequence of the stream as far as we know
+        self.turns = turns or Turns()
+        self.turns.logs.append(self)
+        self.expected = 0  # last sequence of the stream as far as we know that there is no more of ours
         self._created = ""
         self._ours = 0  # stream sequence of our last message
         self._last = 0  # the last event that is there whole
@@ -133,23 +161,27 @@ class OutLog:
         self.beside = ""  # the hint of another stream in our last message, where that was read
         self.retries_count = 0
 
+    def headers(self, first: int, last: int, part: int = 1, parts: int = 1) -> dict[str, str]:
+        """`window_headers` of this log."""
+        return window_headers(self.origin, first, last, part, parts, self.strand)
+
     async def open(self, beside: str = "") -> Mark:
         """How far we are by what the stream holds; NOTHING for a stream without us. beside: a hint from elsewhere, "" for none."""
         info = await self._stream.stream_info(self.plan.name)
         state = info.state
-        self._created, self._expected = str(info.created), int(state.last_seq)
+        self._created, self.expected = str(info.created), int(state.last_seq)
         hints = [hint for hint in (await self._read_hint(), self._of_this_stream(beside)) if hint is not None]
         hint = max(hints, key=lambda one: int(one["stream_sequence"]), default=None)
         low = max(int(state.first_seq), 1)
-        if hint is not None and low <= hint["stream_sequence"] <= self._expected:
+        if hint is not None and low <= hint["stream_sequence"] <= self.expected:
             low = hint["stream_sequence"]
-        found = await self._look_back(low, self._expected) if state.messages else None
+        found = await self._look_back(low, self.expected) if state.messages else None
         if found is not None:
             self._take(found)
             self._last = found.mark.window_last if found.mark.is_whole else found.mark.window_first - 1
-            self._expected, self.beside = int(state.last_seq), found.beside
+            self.expected, self.beside = int(state.last_seq), found.beside
             return found.mark
-        if hint is not None and hint["stream_sequence"] <= self._expected and (state.messages or self._aged_out(hint["at"])):
+        if hint is not None and hint["stream_sequence"] <= self.expected and (state.messages or self._aged_out(hint["at"])):
             self._ours, self._last, self._at = hint["stream_sequence"], hint["last"], hint["at"]
             return Mark(0, hint["last"], 1, 1)
         return NOTHING
@@ -162,9 +194,13 @@ class OutLog:
 
         Raises StreamChanged, or what the library raises: then `open` again.
         """
+        async with self.turns.lock:
+            await self._publish(subject, payload, headers)
+
+    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
         sent = dict(headers)
         for _ in range(TRIES_MAX):
-            sent[HEADER_EXPECTED] = str(self._expected)
+            sent[HEADER_EXPECTED] = str(self.expected)
             try:
                 answer = await self._stream.publish(subject, payload, headers=sent)
             except APIError as error:
@@ -176,14 +212,15 @@ class OutLog:
             if answer.duplicate:
                 if await self._holds(answer.seq, headers[HEADER_ID]):
                     raise StreamChanged(self.plan.name, f"holds {headers[HEADER_ID]} at {answer.seq} already")
-                sent[HEADER_ID] = f"{headers[HEADER_ID]}:{self._expected}"  # the server remembers the id of a message that was wiped
+                sent[HEADER_ID] = f"{headers[HEADER_ID]}:{self.expected}"  # the server remembers the id of a message that was wiped
                 continue
-            self._take(Found(int(answer.seq), mark_of(headers), time.time()))
+            self.turns.moved(self.expected, int(answer.seq))
+            self._take(Found(int(answer.seq), mark_of(headers, self.strand), time.time()))
             return
         raise StreamChanged(self.plan.name, f"others were quicker {TRIES_MAX} times")
 
     def _take(self, found: Found) -> None:
-        self._expected = self._ours = found.sequence
+        self.expected = self._ours = found.sequence
         self._at = found.at
         if found.mark.is_whole:
             self._last = found.mark.window_last
@@ -193,16 +230,16 @@ class OutLog:
         self.retries_count += 1
         info = await self._stream.stream_info(self.plan.name)
         last = int(info.state.last_seq)
-        if str(info.created) != self._created or last < self._expected:
+        if str(info.created) != self._created or last < self.expected:
             raise StreamChanged(self.plan.name, "was made anew")
-        found = await self._look_back(self._expected + 1, last) if last > self._expected else None
-        self._expected = last
+        found = await self._look_back(self.expected + 1, last) if last > self.expected else None
+        self.expected = last
         if found is None:
             return False
         if not await self._holds(found.sequence, message_id):
             raise StreamChanged(self.plan.name, f"holds events up to {found.mark.window_last} of ours that we did not know of")
         self._take(found)
-        self._expected = last
+        self.expected = last
         return True
 
     async def _holds(self, sequence: int, message_id: str) -> bool:
@@ -245,13 +282,17 @@ class OutLog:
                     pending = int(message.metadata.num_pending)
                     if sequence > last:
                         return found
-                    if (message.headers or {}).get(HEADER_ORIGIN) == self.origin:
+                    if self._is_ours(message.headers or {}):
                         at, beside = message.metadata.timestamp.timestamp(), message.headers.get(HEADER_BESIDE, "")
-                        found = Found(sequence, mark_of(message.headers), at, beside)
+                        found = Found(sequence, mark_of(message.headers, self.strand), at, beside)
                 self._beat()
         finally:
             await self._end(reader)
         return found
+
+    def _is_ours(self, headers: dict[str, str]) -> bool:
+        """Of our origin and strand."""
+        return headers.get(HEADER_ORIGIN) == self.origin and (HEADER_REFUSALS in headers) == (self.strand == HEADER_REFUSALS)
 
     async def _end(self, reader: Any) -> None:
         """Remove a consumer that is not needed; the server does it itself in a while."""
@@ -270,8 +311,9 @@ class OutLog:
             self._hinted, self._hinted_at = self._ours, now
         if now - self._checked_at >= CHECK_SECONDS:
             self._checked_at = now
+            known = self.expected  # it may grow meanwhile
             info = await self._stream.stream_info(self.plan.name)
-            if str(info.created) != self._created or int(info.state.last_seq) < self._expected:
+            if str(info.created) != self._created or int(info.state.last_seq) < known:
                 raise StreamChanged(self.plan.name, "was made anew")
             if self._ours and not info.state.messages and not self._aged_out(self._at):
                 raise StreamChanged(self.plan.name, "was emptied")
@@ -287,12 +329,12 @@ class OutLog:
         return json.dumps({"created": self._created, "stream_sequence": self._ours, "last": self._last, "at": self._at})
 
     async def _write_hint(self) -> None:
-        await (await self._key_values()).put(hint_key(self.origin, self.plan.name), self.hint().encode())
+        await (await self._key_values()).put(hint_key(self.origin, self.plan.name, self.strand), self.hint().encode())
 
     async def _read_hint(self) -> dict[str, Any] | None:
         """The hint, unless it is of another incarnation of the stream."""
         try:
-            entry = await (await self._key_values()).get(hint_key(self.origin, self.plan.name))
+            entry = await (await self._key_values()).get(hint_key(self.origin, self.plan.name, self.strand))
         except (KeyNotFoundError, KeyDeletedError):
             return None
         return self._of_this_stream((entry.value or b"").decode())

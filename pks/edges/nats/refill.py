@@ -23,6 +23,7 @@ from pks.edges.nats.streams import (
     EVENTS,
     EVENTS_SUBJECT,
     HEADER_ORIGIN,
+    HEADER_REFUSALS,
     LIFECYCLE_APPLIED,
     POSITION_LATEST,
     POSITION_UPDATED,
@@ -107,6 +108,7 @@ async def forget(stream: Any, origin: str, beat: Callable[[], None]) -> dict[str
     bucket = await hint_bucket(stream)
     for plan, _ in OURS:
         await bucket.delete(hint_key(origin, plan.name))
+    await bucket.delete(hint_key(origin, BOOKING.name, HEADER_REFUSALS))
     await _say(stream, origin, Refill(True, removed, steps))
     return removed
 

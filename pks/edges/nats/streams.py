@@ -31,6 +31,7 @@ MAX_DELIVERIES = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES"
 HEADER_ORIGIN, HEADER_SEQUENCE, HEADER_FIRST, HEADER_LAST = "Pks-Origin", "Pks-Sequence", "Pks-First", "Pks-Last"
 HEADER_WINDOW, HEADER_PART = "Pks-Window", "Pks-Part"
 HEADER_BESIDE = "Pks-Beside"  # in EVENTS: how far BOOKING was, which is kept for a shorter time
+HEADER_REFUSALS = "Pks-Refusals"  # in place of Pks-Window: numbers of what capture refused, which has no place among the events
 HEADER_ID, HEADER_EXPECTED = "Nats-Msg-Id", "Nats-Expected-Last-Sequence"
 
 PAYLOAD_BYTES_MAX = 500_000

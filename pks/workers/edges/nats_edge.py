@@ -1,6 +1,7 @@
 """The edge of NATS: one connection, and the tasks that carry on it, each at its own cursor.
 
-Owns the connection's life as `Edge` has it. What a task carries is its module's: `bus_out`, `bus_in`, `bus_positions`.
+Owns the connection's life as `Edge` has it. What a task carries is its module's: `bus_out`, `bus_rejects`, `bus_in`,
+`bus_positions`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,21 @@ from pks.edges.nats.connection import Connection, open_connection
 from pks.edges.nats.origin import origin_of
 from pks.edges.nats.outlog import OutLog
 from pks.edges.nats.refill import RefillAsked, asked, forget
-from pks.edges.nats.streams import BOOKING, EVENTS, EVENTS_SUBJECT, LIFECYCLE_APPLIED, TRADE_BOOKED, TRADE_REJECTED, ensure_streams
+from pks.edges.nats.streams import (
+    BOOKING,
+    EVENTS,
+    EVENTS_SUBJECT,
+    HEADER_REFUSALS,
+    LIFECYCLE_APPLIED,
+    TRADE_BOOKED,
+    TRADE_REJECTED,
+    ensure_streams,
+)
 from pks.servers.endpoints import Endpoint
 from pks.workers.edges.bus_in import BusIn, Reaper
 from pks.workers.edges.bus_out import BookingOut, EventsOut
 from pks.workers.edges.bus_positions import PositionsOut
+from pks.workers.edges.bus_rejects import RejectsOut
 from pks.workers.edges.feed import Feed
 from pks.workers.runtime import Context
 
@@ -56,6 +67,7 @@ class NatsEdge:
         self.connection: Connection | None = None
         self.events: EventsOut | None = None
         self.booking: BookingOut | None = None
+        self.rejects: RejectsOut | None = None
         self.failures: dict[int, int] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.cursor = 0  # last event that both streams have
@@ -79,14 +91,18 @@ class NatsEdge:
         events_log = OutLog(connection.stream, EVENTS, (EVENTS_SUBJECT,), origin, self.context.beat)
         events = EventsOut(self.feed, events_log, booking_log, self.context.beat)
         booking = BookingOut(self.feed, booking_log, self.context.beat)
+        turns = booking_log.turns
+        refusals = OutLog(connection.stream, BOOKING, (TRADE_REJECTED,), origin, self.context.beat, strand=HEADER_REFUSALS, turns=turns)
+        rejects = RejectsOut(self.context, self.feed, refusals, lambda: events.cursor > self.context.host.events.start)
         await events.open()
         await booking.open(events_log.beside)
+        await rejects.open()
         self._refuse_a_lost_journal(max(events.cursor, booking.cursor))
-        self.events, self.booking = events, booking
+        self.events, self.booking, self.rejects = events, booking, rejects
         self.cursor = min(events.cursor, booking.cursor)
         inward = BusIn(self.context, connection, origin, self.failures)
         positions = PositionsOut(self.context, self.feed, connection, origin, self._is_behind)
-        self._start(events.run(), booking.run(), inward.run(), Reaper(connection, inward.consumer).run(), positions.run())
+        self._start(events.run(), booking.run(), rejects.run(), inward.run(), Reaper(connection, inward.consumer).run(), positions.run())
         self.tasks.add(asyncio.get_running_loop().create_task(self._watch_refill(connection, origin)))
         return True
 
@@ -132,7 +148,7 @@ class NatsEdge:
         self._look()
         limit, cursor = self.feed.limit(), self.cursor
         if limit <= cursor:
-            return 0, 0
+            return (0, 0) if self.rejects is None else self.rejects.lag()
         view = self.feed.view
         if cursor + 1 > view.extent[1]:
             view.refresh()
@@ -147,7 +163,9 @@ class NatsEdge:
             await asyncio.gather(*tasks, return_exceptions=True)
         connection, self.connection = self.connection, None
         self._look()
-        self.events = self.booking = None
+        if self.rejects is not None:
+            self.rejects.close()
+        self.events = self.booking = self.rejects = None
         self.feed.close()
         if connection is not None:
             await connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,18 @@ from nats.js.errors import APIError
 
 from pks.edges.nats.connection import Connection
 from pks.edges.nats.outlog import NOTHING, OutLog, StreamChanged, window_headers
-from pks.edges.nats.streams import BOOKING, EVENTS, EVENTS_SUBJECT, HEADER_BESIDE, LIFECYCLE_APPLIED, STREAMS, TRADE_BOOKED, ensure_streams
+from pks.edges.nats.streams import (
+    BOOKING,
+    EVENTS,
+    EVENTS_SUBJECT,
+    HEADER_BESIDE,
+    HEADER_REFUSALS,
+    HEADER_WINDOW,
+    LIFECYCLE_APPLIED,
+    STREAMS,
+    TRADE_BOOKED,
+    ensure_streams,
+)
 from tests.crash.nats_server import NatsServer, nats_server
 
 OURS, OTHERS = "0123456789ab", "ba9876543210"
@@ -44,8 +56,10 @@ async def put(log: OutLog, first: int, last: int, part: int = 1, parts: int = 1)
     await log.publish(TRADE_BOOKED, f"{first}".encode(), window_headers(log.origin, first, last, part, parts))
 
 
-def windows(server: NatsServer, origin: str = OURS) -> list[str]:
-    return [message.headers["Pks-Window"] for message in server.messages("BOOKING") if message.headers.get("Pks-Origin") == origin]
+def windows(server: NatsServer, strand: str = HEADER_WINDOW) -> list[str]:
+    """Of our messages in the stream."""
+    ours = [message.headers for message in server.messages("BOOKING") if message.headers.get("Pks-Origin") == OURS]
+    return [headers[strand] for headers in ours if strand in headers]
 
 
 def test_streams_are_made_once_and_keep_what_others_added(server: NatsServer) -> None:
@@ -203,3 +217,36 @@ def test_what_retention_took_behind_the_hint_is_not_told_again(server: NatsServe
         assert await log_on(connection).open(looked.beside) == NOTHING, "of another incarnation of the stream"
 
     server.run(work)
+
+
+def test_two_strands_of_one_origin_each_know_their_own(server: NatsServer) -> None:
+    """Both publish at once and in turn, and each finds its own cursor again; a late message of a dead worker is found in either."""
+
+    async def work(connection: Connection) -> None:
+        log = log_on(connection)
+        refusals = OutLog(connection.stream, BOOKING, SUBJECTS, OURS, strand=HEADER_REFUSALS, turns=log.turns)
+        await log.open()
+        await refusals.open()
+        numbers = range(1, 30)
+
+        async def publish(one: OutLog, base: int) -> None:
+            for number in numbers:
+                await one.publish(TRADE_BOOKED, b"", one.headers(base + number, base + number))
+
+        await asyncio.gather(publish(log, 0), publish(refusals, 1 << 40))
+        assert log.retries_count == refusals.retries_count == 0, "they know of each other"
+        await log.tend(quiet=True)
+        await refusals.tend(quiet=True)
+        again = log_on(connection)
+        other = OutLog(connection.stream, BOOKING, SUBJECTS, OURS, strand=HEADER_REFUSALS, turns=again.turns)
+        assert (await again.open()).window_last == 29
+        await put(log, 30, 31)  # of a dead worker, between the two looks
+        assert (await other.open()).window_last == (1 << 40) + 29
+        await other.publish(TRADE_BOOKED, b"", other.headers((1 << 40) + 30, (1 << 40) + 30))
+        await put(again, 30, 31)
+        await put(again, 32, 32)
+        await refusals.publish(TRADE_BOOKED, b"", refusals.headers((1 << 40) + 30, (1 << 40) + 30))
+
+    server.run(work)
+    assert windows(server, HEADER_WINDOW) == [*(f"{n}-{n}" for n in range(1, 30)), "30-31", "32-32"]
+    assert windows(server, HEADER_REFUSALS) == [f"{(1 << 40) + n}-{(1 << 40) + n}" for n in range(1, 31)]
