@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -96,11 +97,13 @@ def test_what_needs_a_person_is_told_once_kept_and_shown(system: System) -> None
     }  # fmt: skip
     assert "questdb" in found["edge_down"]["text"]
     assert found["rejections"]["count"] >= 1
+    assert "UNKNOWN_TRADE from no known source" in found["rejections"]["text"]
 
     system.kill("alerts")
     system.wait_whole()
     refuse(feeder, 2)
     wait_until(lambda: shown(system)["rejections"]["count"] == 5, SECONDS, "each refusal is counted once")
+    assert re.search(r"^5 input\(s\) were refused: \d UNKNOWN_TRADE from no known source", shown(system)["rejections"]["text"])
     told = Counter(message["title"].split(" [")[0] for message in GOT)
     assert {title.split(" (")[0]: count for title, count in told.items()} == {
         "PKS WARNING: edge down": 1, "PKS WARNING: disk space": 1, "PKS WARNING: rejections": 1,

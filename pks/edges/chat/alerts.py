@@ -123,6 +123,11 @@ class AlertBook:
         alert.text = text[:TEXT_CHARACTERS_MAX]
         return alert
 
+    def count_of(self, alert_class: AlertClass, now_ns: int) -> int:
+        """How many events the open window of a class has, 0 where none is open."""
+        alert = self._open.get(alert_class)
+        return 0 if alert is None or self._is_over(alert, now_ns) else alert.count
+
     def due(self, now_ns: int) -> list[Alert]:
         """Alerts whose window is over and of which more is to be told than was: PENDING again. Their windows are closed."""
         over = [alert for alert in self._open.values() if self._is_over(alert, now_ns)]

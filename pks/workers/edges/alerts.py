@@ -1,8 +1,8 @@
 """The alerts' worker: looks at counters, edges and the disk once a second, and tells people what they should know.
 
-Owns what is watched and what counts as an episode. It hooks into no other worker: all it knows stands in the control segment. What was
-alerted is kept in its own cells and in the alerts' file, so another life of it tells nothing twice. Sending and Postgres have a thread of
-their own and hold up nothing.
+Owns what is watched and what counts as an episode. It hooks into no other worker: how many stands in the control segment, which refusals
+in their streams. What was alerted is kept in its own cells and in the alerts' file, so another life of it tells nothing twice. Sending and
+Postgres have a thread of their own and hold up nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ from pks.layouts.segment import CellKind
 from pks.servers.endpoints import endpoint
 from pks.topology import EDGE_WORKERS
 from pks.workers.edges.edge import CELL_LAG_MS, CELL_STATE, EdgeState
+from pks.workers.edges.refusals import RefusalTally, in_words
 from pks.workers.edges.warm import warm_feed
+from pks.workers.rejects import warm_reading
 from pks.workers.runtime import Context
 
 if TYPE_CHECKING:
@@ -35,13 +38,14 @@ CONNECT_SECONDS, ASK_SECONDS = 5.0, 10.0
 UNWRITTEN_MAX = 1_000
 
 COUNTERS = {
-    "refused": ("rejections", "capture refused {count} input(s); pks top shows the counters, each source was told why"),
-    "events_refused": ("rejections", "positions refused {count} event(s); pks trades shows them as REFUSED"),
+    "refused": ("rejections", ""),
+    "events_refused": ("rejections", ""),
     "differences": ("shadow_differences", "{count} live position(s) differ from the second fold of the journal; run pks journal verify"),
     "dead_letters": ("dead_letters", "{count} message(s) could not be used; pks dlq list shows them"),
     "rows_set_aside": ("dead_letters", "{count} row(s) of time series were set aside: run/bo_positions.aside.jsonl in the data directory"),
 }
-"""Counter of any worker -> the alert's class and text. Capture's own `refused` and the accumulators' are different events."""
+"""Counter of any worker -> the alert's class and text; refusals' is made of their codes and sources. Capture's own `refused` and the
+accumulators' are different events."""
 
 
 class AlertsWorker:
@@ -59,6 +63,8 @@ class AlertsWorker:
         self.changed: dict[tuple[str, int], Alert] = {alert.key: alert for alert in known if alert.state is alerts.Delivery.PENDING}
         self.unwritten: dict[tuple[str, int], Alert] = {alert.key: alert for alert in known}
         self.seen = {name: context.cells.counter(f"alerted_{name}") for name in COUNTERS}
+        self.tally = RefusalTally(context.host, context.paths)
+        self.refusals: Counter[tuple[str, str]] = Counter()  # of the open window
         self.raised = context.cells.counter("alerts")
         self.lost = context.cells.counter("alerts_not_kept")
         self.since_ns: dict[str, int] = {}  # episode -> when it began
@@ -102,14 +108,31 @@ class AlertsWorker:
                 totals[cell.name] += cell.value
             elif cell.name in (CELL_STATE, CELL_LAG_MS) and cell.owner in names:
                 edges.setdefault(names[cell.owner], {})[cell.name] = cell.value
+        refused = 0
         for name, total in totals.items():
             more = total - self.seen[name].value()
             if more > 0:
                 self.seen[name].add(more)
                 alert_class, text = COUNTERS[name]
-                self._happened(self._alerts.AlertClass(alert_class), text.format(count=more), more)
+                refused += more if not text else 0
+                if text:
+                    self._happened(self._alerts.AlertClass(alert_class), text.format(count=more), more)
+        if refused:
+            self._refused(refused)
         for episode, alert_class, text, patience in self._episodes(edges):
             self._goes_on(episode, alert_class, text, patience, now_ns)
+
+    def _refused(self, more: int) -> None:
+        """Tell refusals, with what the window has of them."""
+        rejections = self._alerts.AlertClass.REJECTIONS
+        before = self.book.count_of(rejections, self.context.clock.wall_ns())
+        if not before:
+            self.refusals.clear()
+        self.tally.look()
+        self.refusals.update(self.tally.take())
+        which = in_words(self.refusals, before + more)
+        text = f"{before + more} input(s) were refused{f': {which}' if which else ''}; each source was told why"
+        self._happened(rejections, text, more)
 
     def _episodes(self, edges: dict[str, dict[str, int]]) -> Iterator[tuple[str, AlertClass, str, int]]:
         """(name, class, text or "" while it is not so, seconds that it must last) of what can be so for a while."""
@@ -241,5 +264,6 @@ def make(context: Context) -> AlertsWorker:
 
 
 def warm() -> None:
-    """What reading the control segment calls."""
+    """What reading the control segment and the streams of refusals calls."""
     warm_feed()
+    warm_reading()

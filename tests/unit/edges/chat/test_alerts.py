@@ -120,6 +120,16 @@ def test_a_clock_that_stepped_back_does_not_keep_a_class_silent() -> None:
     assert book.happened(AlertClass.EDGE_DOWN, "still", NOW + 1) is now
 
 
+def test_the_count_of_a_window_is_that_of_the_open_one() -> None:
+    book = AlertBook(RULES)
+    assert book.count_of(AlertClass.EDGE_DOWN, NOW) == 0
+    book.happened(AlertClass.EDGE_DOWN, "down", NOW, 3)
+    book.happened(AlertClass.EDGE_DOWN, "down", NOW + 1, 2)
+    assert book.count_of(AlertClass.EDGE_DOWN, NOW + 2) == 5
+    assert book.count_of(AlertClass.REJECTIONS, NOW + 2) == 0
+    assert book.count_of(AlertClass.EDGE_DOWN, NOW + MINUTE) == 0
+
+
 def test_another_life_goes_on_with_the_open_window() -> None:
     known = [an_alert(0, state=Delivery.SENT), an_alert(-5 * MINUTE, state=Delivery.SENT)]
     book = AlertBook(RULES, known)
