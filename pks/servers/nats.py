@@ -2,13 +2,15 @@
 
 Owns `<data>/servers/nats`: `nats.conf`, the store under `jetstream/`, and a seed file a user under `users/`. A message is acknowledged when
 it is on the disk (`sync_interval: always`), because BOOKING and EVENTS carry what must not be lost; a stream that may lose seconds is
-made with `persist_mode` ASYNC by its edge. Streams themselves are the edge's.
+made with `persist_mode` ASYNC by its edge. Streams themselves are the edge's. A stream that could not be written once, because the disk was
+full, takes nothing more in this life of the server, so with room again it counts as hanging, and its keeper gives it another.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +19,17 @@ from typing import ClassVar
 
 from pks.servers import files
 from pks.servers.binaries import ask_version, nats_binary
-from pks.servers.probe import Question, http_question
+from pks.servers.probe import Answer, Question, http_question
 from pks.servers.server import Server
 
 STORE_BYTES_MAX = 8 << 30
 """The most that JetStream keeps: 30 days of EVENTS of a busy desk; a full store is an error to publishers, not to the core."""
+
+WRITE_FAILED = b" write error: "
+"""In what it says of its health; source: nats-server 2.15, a full file system."""
+
+ROOM_BYTES = 8 << 20
+"""Free on the disk, so that another life is worth while."""
 
 MEMORY = "256MiB"
 PROCESSORS = "2"
@@ -164,4 +172,17 @@ class Nats(Server):
         return f"nats://{files.LOOPBACK}:{self.ports['client']}"
 
     def question(self) -> Question:
-        return http_question(self.ports["monitor"], "/healthz?js-enabled-only=true", lambda answer: b'"status":"ok"' in answer)
+        plain = http_question(self.ports["monitor"], "/healthz", lambda answer: b'"status":"ok"' in answer)
+
+        def judge(answer: bytes) -> Answer | None:
+            judged = plain.judge(answer)
+            if judged is not Answer.ALIVE:
+                return judged
+            if not answer.rstrip().endswith(b"}"):
+                return None  # why it is not ready is still on its way
+            return Answer.SILENT if WRITE_FAILED in answer and self._has_room() else judged
+
+        return Question(plain.port, plain.request, judge)
+
+    def _has_room(self) -> bool:
+        return shutil.disk_usage(self.folder).free >= ROOM_BYTES and shutil.disk_usage(self.folder / "jetstream").free >= ROOM_BYTES

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pks.layouts.segment import CellKind
+from pks.segments.errors import StaleHost
 from pks.servers.endpoints import endpoint
 from pks.topology import EDGE_WORKERS
 from pks.workers.edges.edge import CELL_LAG_MS, CELL_STATE, EdgeState
@@ -82,7 +83,11 @@ class AlertsWorker:
         if now < self._look_ns:
             return 0
         self._look_ns = now + LOOK_NS
-        self._look(now)
+        try:
+            self._look(now)
+        except StaleHost:  # the supervisor is late on a busy host; if it is dead, so are we in a moment
+            self.context.log.info("the control segment is stale")
+            return 0
         changed = len(self.changed)
         self._deliver(now)
         return changed

@@ -6,10 +6,13 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from pks.base.config import Edges
 from pks.servers.files import LOOPBACK, any_free
+from pks.servers.nats import Nats
 from pks.servers.postgres import judge as judge_postgres
 from pks.servers.probe import ANSWER_NS_MAX, Answer, Probe, Question, http_question
 from pks.servers.valkey import judge as judge_valkey
@@ -133,3 +136,23 @@ def test_what_http_means(said: bytes, answer: Answer | None) -> None:
     question = http_question(1, "/x", lambda text: b"ok" in text)
     assert question.judge(said) is answer
     assert question.request.startswith(b"GET /x HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "has_room", "answer"),
+    [
+        (b'HTTP/1.1 200 OK\r\n\r\n{"status":"ok"}', True, Answer.READY),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", True, None),
+        (b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"status":"unavailable","error":"recovering"}', True, Answer.ALIVE),
+        (b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"error":"stream write error: no space left on device"}', False, Answer.ALIVE),
+        (b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"error":"stream write error: no space left on device"}', True, Answer.SILENT),
+    ],
+)
+def test_a_jetstream_that_met_a_full_disk_hangs_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes, has_room: bool, answer: Answer | None
+) -> None:
+    server = Nats(tmp_path, Edges())
+    server.ports = {"client": 1, "monitor": 2}
+    (tmp_path / "jetstream").mkdir()
+    monkeypatch.setattr("pks.servers.nats.ROOM_BYTES", 1 if has_room else 1 << 62)
+    assert server.question().judge(said) is answer
