@@ -37,7 +37,7 @@ from pks.base.clock import SystemClock, format_time
 from pks.base.config import Config
 from pks.base.errors import Fatal
 from pks.base.host import HostFacts, Wait, choose_wait, host_facts
-from pks.base.limits import HEARTBEAT_EVERY_NS, PARK_NS_MAX
+from pks.base.limits import HEARTBEAT_EVERY_NS, PARK_NS_MAX, REST_NS_MAX, STEP_LOOK_NS
 from pks.layouts.segment import WORKER_REPORT, WORKER_WATCH, WorkerState
 from pks.segments.claims import Claim, take_claim
 from pks.segments.counters import clip_text
@@ -73,7 +73,10 @@ from pks.workers.runtime import EXIT_FATAL, Launch
 from pks.workers.zygote import MESSAGE_BYTES_MAX, check_single_threaded, run_zygote
 
 TICK_NS = PARK_NS_MAX
-"""How often sleepers are posted, in case a clock step has lengthened their sleep."""
+"""How long a round waits for news while anything starts, ends or has failed."""
+
+STEP_NS = 5_000_000
+"""A step of the wall clock from which on sleepers are woken: it may have lengthened their sleep, whose end is a time of that clock."""
 
 WATCH_NS = 50_000_000
 """How often heartbeats are looked at."""
@@ -96,7 +99,7 @@ COMPILING_NS = 10_000_000_000
 ORPHANS_NS_MAX = 2_000_000_000
 """How long the search for children of a dead zygote may take."""
 
-GAP_NS_MAX = 100_000_000
+GAP_NS_MAX = 250_000_000
 """The most that one round counts for in the time by which silence is measured: while we do not run, perhaps nobody does."""
 
 LOCK_NS_MAX = 2_000_000_000
@@ -213,7 +216,8 @@ class Supervisor:
         self._channel: socket.socket | None = None
         self._reaped_early: dict[int, int] = {}  # pid -> exit code of workers whose birth was not told yet
         self._semaphores: list[posix_ipc.Semaphore] = []
-        self._next_beat_ns = self._next_watch_ns = 0
+        self._next_beat_ns = self._next_watch_ns = self._next_post_ns = 0
+        self._clocks_ns = 0  # the wall clock minus the monotonic one
         self._started_ns = self._turned_ns = 0
         self._lived_ns = 0  # a clock that stands still while we are paused
 
@@ -328,8 +332,8 @@ class Supervisor:
         self._stop_signal = number
 
     def _turn(self) -> None:
-        """One round: wait for news at most a tick, take them, do what is due."""
-        for key, _ in self._selector.select(TICK_NS / 1e9):
+        """One round: wait for news, take them, do what is due."""
+        for key, _ in self._selector.select((REST_NS_MAX if self._is_calm() else TICK_NS) / 1e9):
             if key.fileobj is self._bell:
                 _empty(self._bell)
         if self._stop_signal and self._state is not SystemState.STOPPING:
@@ -340,7 +344,7 @@ class Supervisor:
         self._lived_ns += min(now - self._turned_ns, GAP_NS_MAX)
         self._turned_ns = now
         self._beat(now)
-        self._post()
+        self._post(now)
         if now >= self._next_watch_ns:
             self._next_watch_ns = now + WATCH_NS
             self._watch(now)
@@ -352,6 +356,11 @@ class Supervisor:
         if self._keeper.changed:
             self._write_run_file(flushed=False)  # servers that start keep the disk busy, and the heartbeat must not wait for it
 
+    def _is_calm(self) -> bool:
+        """Whether nothing is under way but waiting: signals, deaths and the zygote's words end a wait by themselves."""
+        settled = all(life.state in (WorkerState.READY, WorkerState.HELD) for life in self._lives)
+        return settled and self._state is SystemState.READY and self._zygote_warm and self._keeper.is_calm
+
     # --- heartbeats -------------------------------------------------------------------------------------------------------
 
     def _beat(self, now: int) -> None:
@@ -360,7 +369,13 @@ class Supervisor:
             held = frozenset(life.plan.name for life in self._lives if life.state is WorkerState.HELD)
             self.host.beat(now, held)
 
-    def _post(self) -> None:
+    def _post(self, now: int) -> None:
+        """Wake all sleepers when the wall clock was stepped, now and then, and in a stop, which waits for each of them in turn."""
+        clocks_ns = time.time_ns() - now
+        stepped = abs(clocks_ns - self._clocks_ns) > STEP_NS
+        if not (stepped or now >= self._next_post_ns or self._state is SystemState.STOPPING):
+            return
+        self._clocks_ns, self._next_post_ns = clocks_ns, now + STEP_LOOK_NS
         for semaphore in self._semaphores:
             if semaphore.value == 0:
                 semaphore.release()

@@ -166,7 +166,16 @@ SLOT_READ_NS_MAX = 1_000_000
 """How long a reader tries for a stable copy of a slot before it gives a named error."""
 
 PARK_NS_MAX = 10_000_000
-"""The longest sleep of a parked reader, and the supervisor's tick; a lost wake-up would cost no more than this."""
+"""The longest sleep of a parked program that books, and the supervisor's tick while anything starts, ends or fails."""
+
+REST_NS_MAX = 100_000_000
+"""The longest sleep of the supervisor and of a worker of the core that have had nothing to do for a while: a record wakes them at once."""
+
+EDGE_REST_NS_MAX = 250_000_000
+"""The same for those that nobody waits for in milliseconds, edges and shadow: they look instead of being woken."""
+
+STEP_LOOK_NS = 1_000_000_000
+"""How often the supervisor wakes every sleeper even though no clock was stepped."""
 
 STOP_TIMEOUT_SECONDS = 30
 """How long an orderly stop may take before SIGKILL; `stop_timeout` of the configuration changes it."""
@@ -212,7 +221,8 @@ assert GROUP_RECORDS_MAX <= DEDUP_KEYS_MIN <= DEDUP_KEYS_MAX, "the keys of one g
 assert 2 * PARKED_TRADES_MAX <= DEDUP_KEYS_MAX, "parked corrections leave room for the trades that they wait for"
 assert CHECKPOINT_EVENTS_MIN <= CHECKPOINT_EVENTS
 assert DUTY_CYCLE_NS_MAX <= HEARTBEAT_EVERY_NS, "a compiled loop comes back in time for its heartbeat"
-assert PARK_NS_MAX <= HEARTBEAT_EVERY_NS, "a parked worker wakes in time for its heartbeat"
+assert PARK_NS_MAX <= REST_NS_MAX <= HEARTBEAT_EVERY_NS, "a worker at rest wakes in time for its heartbeat"
+assert REST_NS_MAX <= EDGE_REST_NS_MAX <= HEARTBEAT_STALE_NS // 2, "who looks now and then is no dead worker"
 assert 5 * HEARTBEAT_EVERY_NS <= HEARTBEAT_STALE_NS, "some lost heartbeats do not look like a dead host"
 assert STOP_TIMEOUT_SECONDS <= STOP_TIMEOUT_SECONDS_MAX
 assert DATE_MIN * 86_400 * 10**9 == TIME_MIN_NS, "one and the same day"

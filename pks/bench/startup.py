@@ -16,13 +16,17 @@ from pks.bench.desk import definitions, trades
 from pks.bench.report import Measured, Plan, Promise, result
 from pks.bench.system import System, SystemFailed
 from pks.topology import Paths
+from pks.workers.edges.edge import CELL_LAG, CELL_STATE, EdgeState
 
 EVENTS_FULL, EVENTS_USUAL, EVENTS_TINY = 5_000_000, 200_000, 2000
 GROUP = 1024
 BOOKS, INSTRUMENTS = 20, 100
 SERVERS = ("nats", "postgres", "redis")
 SERVERS_SECONDS_MAX = 120.0
-SETTLE_SECONDS, REST_SECONDS = 10.0, 30.0
+SETTLE_SECONDS, REST_SECONDS = 15.0, 30.0
+"""A system rests when every edge has all, and some seconds more; then it is watched."""
+
+EDGES_SECONDS_MAX = 600.0
 LOOK_SECONDS = 0.01
 
 
@@ -53,6 +57,7 @@ def measure(plan: Plan) -> Measured:
             system.start()
             _await_servers(system)
             whole.append(time.perf_counter() - began)
+        _await_edges(system)
         time.sleep(plan.size(int(SETTLE_SECONDS), 1))
         percent, pss, parts = _at_rest(system, plan.size(int(REST_SECONDS), 1))
     ready, served = result("pks run to ready", "s", alone), result("pks run to ready with servers", "s", whole)
@@ -76,6 +81,20 @@ def _await_servers(system: System) -> None:
             return
         if time.monotonic() > deadline:
             raise SystemFailed(f"has servers that are not ready in time: {states}")
+        time.sleep(LOOK_SECONDS)
+
+
+def _await_edges(system: System) -> None:
+    """Until every edge that has a server has all events, by its own cells."""
+    host, deadline = system.running.host, time.monotonic() + EDGES_SECONDS_MAX
+    while True:
+        cells = host.control.read_cells()
+        states = {cell.owner: cell.value for cell in cells if cell.name == CELL_STATE}
+        behind = {cell.owner: cell.value for cell in cells if cell.name == CELL_LAG and cell.value}
+        if states and all(state == EdgeState.UP for state in states.values()) and not behind:
+            return
+        if time.monotonic() > deadline:
+            raise SystemFailed(f"has edges that do not come to the end: states {states}, lags {behind}")
         time.sleep(LOOK_SECONDS)
 
 

@@ -49,6 +49,9 @@ OUTPUT_LOOK_NS = 60_000_000_000
 """Size at which a server's output file is emptied, and how often it is looked at."""
 
 
+_MOVING = frozenset((ServerState.PREPARING, ServerState.STARTING, ServerState.SILENT, ServerState.STOPPING))
+
+
 class Notebook(Protocol):
     """The part of the supervisor's log that is used here."""
 
@@ -153,6 +156,11 @@ class Keeper:
     def is_over(self) -> bool:
         """No server runs, and none will be started."""
         return self._stopping and all(kept.state in NO_PROCESS for kept in self._kept.values())
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether no server is on its way up or down, and no question is out."""
+        return not any(kept.pipe >= 0 or kept.probe is not None or kept.state in _MOVING for kept in self._kept.values())
 
     def kill(self) -> None:
         """SIGKILL for all, on the way out of an unexpected error."""

@@ -40,6 +40,21 @@ JVM_24 = ("--sun-misc-unsafe-memory-access=allow",)
 """Known from Java 24 on, which warns without it."""
 
 
+QUIET_CONF = """config.reload.enabled=false
+cairo.mat.view.enabled=false
+shared.worker.sleep.threshold=7500
+wal.apply.worker.count=1
+view.compiler.worker.count=1
+view.compiler.worker.sleep.timeout=1000
+export.worker.count=1
+export.worker.sleep.timeout=1000
+http.min.worker.sleep.timeout=100
+"""
+"""An idle thread looks for work a hundred times a second, and a thousand times in the first three seconds, of which half a one is enough.
+One thread for each thing that we use; rare looks for what we do not, which is views and exports.
+"""
+
+
 def questdb_conf(ports: Mapping[str, int], secret: str) -> str:
     """`conf/server.conf`."""
     place = files.LOOPBACK
@@ -63,7 +78,7 @@ cairo.o3.column.memory.size=128K
 cairo.writer.data.append.page.size=256K
 cairo.wal.segment.rollover.size=32M
 cairo.commit.mode=sync
-"""
+{QUIET_CONF}"""
 
 
 LOG_CONF = """writers=stdout

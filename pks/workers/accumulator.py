@@ -323,7 +323,7 @@ class Accumulator:
     def idle(self) -> None:
         """Wait for events, unless the loop has done so."""
         if not self.turn_ns:
-            self.waiter.wait(IDLE_NS)
+            self.waiter.wait(IDLE_NS if self.positions.shard.reentries else self.context.rest_ns())
 
     def housekeeping(self) -> None:
         """Put the streams behind their rings."""

@@ -48,6 +48,9 @@ OPEN_RECORDS_MAX = 1 << 17
 PATIENCE_NS = 2_000_000_000
 """How long an orderly stop waits for sources that take no answers: a dead one never will."""
 
+OWED_WAIT_NS = 1_000_000
+"""The longest sleep while answers are owed."""
+
 PARKED_TURN_NS = 500_000
 """How long the loop stays while a correction waits for its trade: then the correction is tried again."""
 
@@ -287,7 +290,13 @@ class Capture:
         if self.held_back:
             self.context.nap(1_000_000)  # what waits in the rings cannot be taken before the journal or an accumulator goes on
         elif not self.turn_ns:
-            self.waiter.wait(1_000_000 if any(source.owed_count for source in self.sources) else IDLE_NS)
+            self.waiter.wait(self._wait_ns())
+
+    def _wait_ns(self) -> int:
+        """Answers become due without a record, and a correction that waits for its trade is given up at a time."""
+        if any(source.owed_count for source in self.sources):
+            return OWED_WAIT_NS
+        return IDLE_NS if self.parked else self.context.rest_ns()
 
     def _enter(self) -> None:
         """Tell the kernels of the loop what Python knows."""

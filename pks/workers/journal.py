@@ -20,7 +20,7 @@ from pks.segments.journal_errors import JournalFull
 from pks.segments.journal_file import Disk
 from pks.segments.journal_records import seal, stamp_batch, whole_groups
 from pks.segments.ring import RingReader, ring_head
-from pks.workers.runtime import IDLE_NS, Context
+from pks.workers.runtime import Context
 
 FULL_RETRY_NS = 100_000_000
 """How long to wait before a batch that found no room is tried again."""
@@ -123,7 +123,7 @@ class Journal:
         if self.retry_ns:
             self.context.nap(5_000_000)
         else:
-            self.waiter.wait(IDLE_NS)
+            self.waiter.wait(self.context.rest_ns())
 
     def housekeeping(self) -> None:
         """Make the next file ahead of need."""

@@ -29,7 +29,7 @@ from pks.segments.slots import TRIES_MAX, slot_read
 from pks.segments.wait import Waker
 from pks.topology import workers_of
 from pks.workers.demo import DEMO_SOURCE, DemoDay
-from pks.workers.runtime import IDLE_NS, Context
+from pks.workers.runtime import Context
 
 DEMO_BATCH_MAX = 512
 
@@ -186,7 +186,7 @@ class Loader:
 
     def idle(self) -> None:
         """Look again soon while something is to be sent or answered."""
-        self.context.nap(2_000_000 if self.demo or self.owed or self.again or not self.is_loaded else IDLE_NS)
+        self.context.nap(2_000_000 if self.demo or self.owed or self.again or not self.is_loaded else None)
 
     def housekeeping(self) -> None:
         """Progress."""

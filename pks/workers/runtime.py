@@ -32,6 +32,7 @@ from pks.base.clock import Clock, SystemClock
 from pks.base.config import Config, Sizes
 from pks.base.errors import Fatal
 from pks.base.host import Wait
+from pks.base.limits import REST_NS_MAX
 from pks.layouts.segment import WorkerState
 from pks.segments.atomics import read_word
 from pks.segments.claims import Claim, take_claim
@@ -51,7 +52,9 @@ HOUSEKEEPING_NS = 100_000_000
 """How often a worker's housekeeping is called."""
 
 IDLE_NS = 20_000_000
-"""The longest sleep of an idle worker."""
+"""The first sleep of an idle worker; each further one without work between is twice as long, up to what `Context.rest_ns` is asked for."""
+
+IDLE_DOUBLINGS_MAX = 8
 
 ALONE_NS = 100_000_000
 """How long a worker that got SIGTERM looks whether the whole system stops, before it ends alone."""
@@ -73,7 +76,7 @@ class Worker(Protocol):
         """Do one bounded batch, leave everything committed, return within 10 ms; how much was done, 0 when there was nothing."""
 
     def idle(self) -> None:
-        """Wait for work after a step that found none, at most some milliseconds: `context.waiter(...).wait(IDLE_NS)` or `context.nap()`."""
+        """Wait for work after a step that found none: `context.waiter(...).wait(context.rest_ns())` or `context.nap()`."""
 
     def housekeeping(self) -> None:
         """Called every 100 ms: files, metrics, progress (`context.cursor`, `context.lag`)."""
@@ -122,6 +125,11 @@ class Bell:
             self._semaphore.release()
 
 
+def rest_after(idle_count: int, most_ns: int) -> int:
+    """How long a worker may sleep after so many cycles in a row that found nothing to do."""
+    return min(IDLE_NS << min(idle_count, IDLE_DOUBLINGS_MAX), most_ns)
+
+
 def _pass(name: str) -> None:
     """A kill point in a worker that has none armed."""
 
@@ -146,6 +154,7 @@ class Context:
         self.points = points
         self.point: Callable[[str], None] = points.here if len(points.words) > 1 else _pass
         self.cursor, self.lag, self.work_count = -1, 0, 0
+        self.idle_count = 0  # cycles in a row that found nothing to do
         self.claims: list[Claim] = []
         self._numbers = {plan.name: place for place, plan in enumerate(launch.plans)}
         self._report: Report = self.host.control.report(number)
@@ -180,12 +189,20 @@ class Context:
         self._waiters.append(made)
         return made
 
-    def nap(self, timeout_ns: int = IDLE_NS) -> None:
-        """Sleep until this worker's bell rings, or a signal comes, or the time is over."""
+    def rest_ns(self, most_ns: int = REST_NS_MAX) -> int:
+        """How long an idle worker may sleep now: longer the longer nothing came, at most `most_ns`."""
+        return rest_after(self.idle_count, most_ns)
+
+    def nap(self, timeout_ns: int | None = None) -> None:
+        """Sleep until this worker's bell rings, or a signal comes, or the time (`rest_ns`) is over."""
         try:
-            self._nap.acquire(timeout_ns / 1e9)
+            self._nap.acquire((self.rest_ns() if timeout_ns is None else timeout_ns) / 1e9)
         except (posix_ipc.BusyError, posix_ipc.SignalError):
             return  # the caller's loop looks for itself what there is
+
+    def wake(self) -> None:
+        """End this worker's own sleep, also one that is only about to begin."""
+        self._nap.release()
 
     def bell(self, worker: str) -> Bell:
         """The bell of another worker."""
@@ -287,6 +304,7 @@ def _take_signals(context: Context) -> None:
 
     def asked(signum: int, frame: object) -> None:
         context.stop[0] = 1
+        context.wake()
 
     signal.signal(signal.SIGTERM, asked)
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
@@ -303,6 +321,7 @@ def _loop(worker: Worker, context: Context) -> None:
         ending = _ending(worker, context, times)
         if ending is _Ending.DRAINED:
             while not worker.drain():
+                context.idle_count = 0
                 _cycle(worker, context, times)
         if ending is not _Ending.NOT_YET:
             return
@@ -320,13 +339,15 @@ class _Ending(enum.Enum):
 def _ending(worker: Worker, context: Context, times: _Times) -> _Ending:
     """Find out, at work meanwhile: the supervisor may have been told together with us and needs a moment to say so."""
     deadline_ns = context.clock.monotonic_ns() + ALONE_NS
-    while context.clock.monotonic_ns() < deadline_ns:
+    while True:
         if context.is_stopping():
             return _Ending.DRAINED
         if context.is_system_stopping():
             return _Ending.NOT_YET
+        if context.clock.monotonic_ns() >= deadline_ns:
+            return _Ending.ALONE
+        context.idle_count = 0
         _cycle(worker, context, times)
-    return _Ending.ALONE
 
 
 class _Times:
@@ -348,5 +369,8 @@ def _cycle(worker: Worker, context: Context, times: _Times) -> None:
         if now >= times.collect_ns:
             times.collect_ns = now + COLLECT_NS
             gc.collect()
-    if work == 0:
-        worker.idle()
+    if work:
+        context.idle_count = 0
+        return
+    worker.idle()
+    context.idle_count += 1

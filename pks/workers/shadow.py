@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from pks.base.limits import EDGE_REST_NS_MAX
 from pks.engine.lots.state import DIRTY_COUNT, KEYS_COUNT
 from pks.layouts.codes import Kind
 from pks.layouts.event import EVENT
@@ -33,7 +34,7 @@ from pks.workers.checkpoint import (
 )
 from pks.workers.edges.snapshot import snapshots_of
 from pks.workers.positions import Positions
-from pks.workers.runtime import IDLE_NS, Context
+from pks.workers.runtime import Context
 
 BATCH = 1 << 14
 COMPARED_A_STEP = 1 << 12
@@ -165,7 +166,7 @@ class Shadow:
 
     def idle(self) -> None:
         """Look again in a while; nobody waits for the shadow."""
-        self.context.nap(IDLE_NS)
+        self.context.nap(self.context.rest_ns(EDGE_REST_NS_MAX))
 
     def housekeeping(self) -> None:
         """A checkpoint after enough events, or when it has been quiet for a while.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pks.base.limits import EDGE_REST_NS_MAX, REST_NS_MAX
 from pks.layouts.segment import CellKind
 from pks.segments.errors import StaleHost
 from pks.servers.endpoints import endpoint
@@ -94,7 +95,7 @@ class AlertsWorker:
 
     def idle(self) -> None:
         """Sleep a little."""
-        self.context.nap(100_000_000)
+        self.context.nap(REST_NS_MAX if self.under_way is not None else EDGE_REST_NS_MAX)
 
     def housekeeping(self) -> None:
         """Nothing."""

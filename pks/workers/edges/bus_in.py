@@ -49,7 +49,9 @@ FAILURES_MAX = 3
 AGAIN_SECONDS_MIN, AGAIN_SECONDS_MAX = 1.0, 60.0
 """Before a message that met something passing is delivered again; doubled each time."""
 
-FETCH_MESSAGES, FETCH_SECONDS = 64, 1.0
+FETCH_MESSAGES, FETCH_SECONDS, QUIET_FETCH_SECONDS = 64, 1.0, 5.0
+"""A fetch waits so long for messages: short while answers are owed, which may fail."""
+
 UNDER_WAY_MAX = 256
 """Messages that may wait for their answers at once."""
 
@@ -115,7 +117,7 @@ class BusIn:
                 if not self.intake.is_open or len(self.under_way) >= UNDER_WAY_MAX:
                     await asyncio.sleep(0.01)
                     continue
-                for message in await _fetch(reader, FETCH_MESSAGES, FETCH_SECONDS):
+                for message in await _fetch(reader, FETCH_MESSAGES, FETCH_SECONDS if self.under_way else QUIET_FETCH_SECONDS):
                     await self._try(message)
         finally:
             for task in (answers, *self.under_way):
@@ -328,7 +330,7 @@ class Reaper:
         subject = f"{MAX_DELIVERIES}.{BOOKING.name}.{self.consumer}"
         reader = await stream.pull_subscribe(subject, durable=f"{self.consumer}-reaper", stream=ADVISORIES.name)
         while True:
-            for advisory in await _fetch(reader, FETCH_MESSAGES, FETCH_SECONDS * 5):
+            for advisory in await _fetch(reader, FETCH_MESSAGES, QUIET_FETCH_SECONDS):
                 facts = _advisory(advisory.data)
                 try:
                     found = await stream.get_msg(BOOKING.name, facts["stream_seq"])

@@ -7,7 +7,6 @@ event. A window is a pure function of its first and last event, so one that was 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from pks.layouts.codes import Flag, Kind
 from pks.layouts.event import EVENT_BYTES
 from pks.proto.codec import APPLIED, BOOKED, CORRECTIONS, Encoder, Names, details_of, events_message, fields_of
 from pks.proto.pks.v1 import booking_pb2
+from pks.workers.edges.edge import RESTS_AFTER_SECONDS, Pace
 from pks.workers.edges.feed import Feed, Slice
 
 EVENTS_A_MESSAGE = PAYLOAD_BYTES_MAX // EVENT_BYTES - 8
@@ -40,9 +40,8 @@ TRADES_A_MESSAGE = 256
 
 WINDOW_BYTES_MAX = PAYLOAD_BYTES_MAX
 
-BUSY_POLL_SECONDS, QUIET_POLL_SECONDS, IDLE_POLL_SECONDS = 0.002, 0.01, 0.04
-BUSY_LOOKS, QUIET_LOOKS = 500, 1500
-"""Between two looks for events: short for a second after the last one, longer for ten more, and longer still when nothing is going on."""
+PACE = (1.0, 0.002), (RESTS_AFTER_SECONDS, 0.01)
+"""Looks for events: often in the second after the last one, less often until the edge rests."""
 
 CHANGED_WORDS = {
     "side": "side",
@@ -67,23 +66,6 @@ _SUBJECTS = (TRADE_BOOKED, LIFECYCLE_APPLIED, TRADE_REJECTED)
 _TOLD = np.array(sorted(int(kind) for kind in (*BOOKED, *APPLIED)))
 
 
-class Pace:
-    """How long to sleep between two looks."""
-
-    def __init__(self) -> None:
-        self._looks = QUIET_LOOKS
-
-    def worked(self) -> None:
-        """There was something."""
-        self._looks = 0
-
-    async def rest(self) -> None:
-        """There was nothing."""
-        self._looks += 1
-        quiet = QUIET_POLL_SECONDS if self._looks < QUIET_LOOKS else IDLE_POLL_SECONDS
-        await asyncio.sleep(BUSY_POLL_SECONDS if self._looks < BUSY_LOOKS else quiet)
-
-
 class EventsOut:
     """The journal, event by event, as EventBatch messages."""
 
@@ -98,7 +80,7 @@ class EventsOut:
 
     async def run(self) -> None:
         """Until it is cancelled or the connection fails."""
-        pace = Pace()
+        pace = Pace(*PACE)
         while True:
             limit = self.feed.limit()
             if limit <= self.cursor:
@@ -159,7 +141,7 @@ class BookingOut:
 
     async def run(self) -> None:
         """Until it is cancelled or the connection fails."""
-        pace = Pace()
+        pace = Pace(*PACE)
         while True:
             made = self._take() if self.feed.limit() > self.cursor else None
             if made is None:

@@ -31,6 +31,7 @@ from pks.layouts.slots import UPDATE_WORDS
 from pks.proto.codec import position_message
 from pks.proto.pks.v1 import position_pb2
 from pks.segments.ring import LAPPED, ring_head, ring_read_free
+from pks.workers.edges.edge import RESTS_AFTER_SECONDS, Pace
 from pks.workers.edges.feed import Feed
 from pks.workers.runtime import Context
 
@@ -74,12 +75,14 @@ class PositionsOut:
         created = await self._created()
         next_beat = next_check = 0.0
         self._dirty[self.table.rows()] = True
+        pace = Pace((RESTS_AFTER_SECONDS, WINDOW_SECONDS))
         while True:
             began = time.monotonic()
             limit = self.feed.limit()
             self._look()
             while (rows := np.flatnonzero(self._dirty)[:POSITIONS_A_MESSAGE]).size:
                 self._dirty[rows] = False
+                pace.worked()
                 started = time.monotonic()
                 await self._tell(rows)
                 if self._is_behind():
@@ -94,7 +97,7 @@ class PositionsOut:
             if began >= next_check:
                 next_check = began + CHECK_SECONDS
                 await self._check(created)
-            await asyncio.sleep(max(0.0, began + WINDOW_SECONDS - time.monotonic()))
+            await asyncio.sleep(pace.pause() if pace.rests else max(0.0, began + WINDOW_SECONDS - time.monotonic()))
 
     async def _created(self) -> str:
         return str((await self.connection.stream.stream_info(POSITIONS_LATEST.name)).created)

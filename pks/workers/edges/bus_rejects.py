@@ -23,7 +23,8 @@ from pks.proto.pks.v1 import booking_pb2
 from pks.segments.errors import LayoutUnknown, StreamDamaged
 from pks.segments.table import RefdataTable
 from pks.topology import Stream
-from pks.workers.edges.bus_out import TRADES_A_MESSAGE, WINDOW_BYTES_MAX, Pace
+from pks.workers.edges.bus_out import PACE, TRADES_A_MESSAGE, WINDOW_BYTES_MAX
+from pks.workers.edges.edge import Pace
 from pks.workers.edges.feed import Feed
 from pks.workers.rejects import Refusal, RejectsReader, sound_of
 from pks.workers.runtime import Context
@@ -96,7 +97,7 @@ class RejectsOut:
     async def run(self) -> None:
         """Until it is cancelled or the connection fails."""
         assert self._reader is not None, "opened"
-        pace = Pace()
+        pace = Pace(*PACE)
         while True:
             refusals = self._reader.read() if self._may_tell() else []
             told = [one for one in refusals if self._number(one.last, one) > self.cursor]

@@ -10,8 +10,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
+import time
+from collections.abc import Callable
 from typing import ClassVar, Protocol
 
+from pks.base.limits import EDGE_REST_NS_MAX
 from pks.servers.endpoints import Endpoint, endpoint
 from pks.workers.runtime import Context
 
@@ -19,7 +22,12 @@ SLICE_SECONDS = 0.05
 """The longest that the event loop runs before the runtime has its turn: heartbeat, signals."""
 
 POLL_SECONDS = 0.02
-"""Between two looks for work while there is none."""
+"""Between two looks for work while there is none, in the first seconds without."""
+
+RESTS_AFTER_SECONDS = 5.0
+"""Without work for so long an edge rests: it looks only every REST_SECONDS, which is what its next event then may wait."""
+
+REST_SECONDS = EDGE_REST_NS_MAX / 1e9
 
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX, PAUSE_GROWTH = 0.2, 10.0, 2.0
 """Before the next attempt at a server that failed."""
@@ -39,6 +47,39 @@ class EdgeState(enum.IntEnum):
     WAITING = 1  # for the core, or for a server that has never started
     DOWN = 2  # the server does not take what it is given; tried again
     UP = 3
+
+
+def until_rest_ends(now: float | None = None) -> float:
+    """Seconds to the next whole REST_SECONDS of the monotonic clock, so that all that rests in a process wakes it at once."""
+    return REST_SECONDS - (time.monotonic() if now is None else now) % REST_SECONDS
+
+
+class Pace:
+    """How long to sleep between two looks: by steps of (seconds since there was something, pause), and at rest after the last of them."""
+
+    def __init__(self, *steps: tuple[float, float], now: Callable[[], float] = time.monotonic) -> None:
+        assert steps, "there is a first pause"
+        assert steps[-1][0] == RESTS_AFTER_SECONDS, "all rest at the same time"
+        self._steps, self._now = steps, now
+        self._worked_at = now()
+
+    def worked(self) -> None:
+        """There was something."""
+        self._worked_at = self._now()
+
+    def pause(self) -> float:
+        """Seconds to the next look."""
+        now = self._now()
+        return next((pause for upto, pause in self._steps if now - self._worked_at < upto), 0.0) or until_rest_ends(now)
+
+    @property
+    def rests(self) -> bool:
+        """Whether there was nothing for so long that looks are rare."""
+        return self._now() - self._worked_at >= RESTS_AFTER_SECONDS
+
+    async def rest(self) -> None:
+        """Sleep until the next look."""
+        await asyncio.sleep(self.pause())
 
 
 class Edge(Protocol):
@@ -77,6 +118,7 @@ class EdgeWorker:
         self.state = EdgeState.WAITING
         self.state_gauge.set(int(self.state))
         self.done = 0
+        self.pace = Pace((RESTS_AFTER_SECONDS, POLL_SECONDS))
         self.moved_ns = context.clock.monotonic_ns()
         self.shown, self.shown_ns = -1, self.moved_ns  # the cursor that was last shown while something waited, and since when it is that
         self.life = self.loop.create_task(self._live())
@@ -88,6 +130,7 @@ class EdgeWorker:
             try:
                 if await self._connected():
                     self._enter(EdgeState.UP)
+                    self.pace.worked()
                     pause = PAUSE_SECONDS_MIN
                     await self._carry()
                 else:
@@ -110,9 +153,10 @@ class EdgeWorker:
             if done:
                 self.done += done
                 self.moved_ns = self.context.clock.monotonic_ns()
+                self.pace.worked()
                 await asyncio.sleep(0)
             else:
-                await asyncio.sleep(POLL_SECONDS)
+                await self.pace.rest()
 
     async def _close(self) -> None:
         try:
@@ -138,7 +182,8 @@ class EdgeWorker:
     def step(self) -> int:
         """Let the event loop run for a while."""
         before = self.done
-        self.loop.run_until_complete(asyncio.sleep(SLICE_SECONDS))
+        rests = self.pace.rests and self.state is EdgeState.UP and not self.context.stop[0]
+        self.loop.run_until_complete(asyncio.sleep(until_rest_ends() if rests else SLICE_SECONDS))
         if self.life.done():
             self.life.result()  # only a mistake of ours ends it: the worker dies of it and is restarted
         self._show()

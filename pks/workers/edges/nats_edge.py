@@ -30,6 +30,7 @@ from pks.workers.edges.bus_in import BusIn, Reaper
 from pks.workers.edges.bus_out import BookingOut, EventsOut
 from pks.workers.edges.bus_positions import PositionsOut
 from pks.workers.edges.bus_rejects import RejectsOut
+from pks.workers.edges.edge import RESTS_AFTER_SECONDS, Pace
 from pks.workers.edges.feed import Feed
 from pks.workers.runtime import Context
 
@@ -71,6 +72,7 @@ class NatsEdge:
         self.failures: dict[int, int] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.cursor = 0  # last event that both streams have
+        self.pace = Pace((RESTS_AFTER_SECONDS, LOOK_SECONDS))
 
     def _look(self) -> int:
         """Renew `cursor`; by how much it moved."""
@@ -133,11 +135,14 @@ class NatsEdge:
     async def turn(self) -> int:
         """Let the tasks work; raises what one of them raised."""
         assert self.connection is not None, "connected"
-        done, _ = await asyncio.wait(self.tasks, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(self.tasks, timeout=self.pace.pause(), return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
         self.connection.check()
-        return max(0, self._look())
+        moved = max(0, self._look())
+        if moved:
+            self.pace.worked()
+        return moved
 
     def _is_behind(self) -> bool:
         self._look()

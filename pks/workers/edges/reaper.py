@@ -15,9 +15,9 @@ from pks.workers.edges.edge import EdgeWorker
 from pks.workers.runtime import Context
 
 FETCH_MESSAGES = 200
-FETCH_SECONDS = 0.5
+FETCH_SECONDS, QUIET_FETCH_SECONDS = 0.5, 5.0
 LOOK_SECONDS = 1.0
-"""Between two looks for letters that are due, and for those that may be resolved."""
+"""Between two looks for letters that are due, and for those that may be resolved; rarer while no letter is open."""
 
 CONSUMER = "reaper"
 ACK_SECONDS = 30.0
@@ -33,6 +33,7 @@ class Reaper:
         self.context = context
         self.cursor = 0
         self._pending = 0
+        self._open = 1  # letters that are not settled; until the first look there may be some
         self._database: Any = None
         self._bus: Any = None
         self._letters: Any = None
@@ -85,14 +86,15 @@ class Reaper:
             done += await self._repeat()
             if not self._pending:
                 done += await self._resolve()
-            self.quarantined.set(await self._database.fetchval(OPEN_COUNT))
+            self._open = await self._database.fetchval(OPEN_COUNT)
+            self.quarantined.set(self._open)
         return done
 
     async def _take(self) -> int:
         from pks.edges.postgres import dead_letters
 
         try:
-            messages = await self._letters.fetch(FETCH_MESSAGES, timeout=FETCH_SECONDS)
+            messages = await self._letters.fetch(FETCH_MESSAGES, timeout=FETCH_SECONDS if self._open else QUIET_FETCH_SECONDS)
         except TimeoutError:
             messages = []
         if not messages:

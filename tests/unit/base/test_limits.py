@@ -40,6 +40,8 @@ def test_time_min_is_1990() -> None:
         ("GROUP_RECORDS_MAX", "8192"),
         ("DEDUP_KEYS_MIN", "2048"),
         ("PARK_NS_MAX", "10**9"),
+        ("REST_NS_MAX", "200_000_000"),
+        ("EDGE_REST_NS_MAX", "600_000_000"),
         ("HEARTBEAT_STALE_NS", "300_000_000"),
         ("DATE_MIN", "7306"),
     ],

@@ -152,11 +152,14 @@ def test_a_child_is_told_to_end_while_it_prepares(tmp_path: Path) -> None:
     slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o755)
     keeper = Keeper(config(tmp_path, {"PKS_NATS_BIN": str(slow)}), Notes(), ("nats",))
+    assert keeper.is_calm
     keeper.start(())
     turn(keeper)
     assert states(keeper) == {"nats": "PREPARING"}
+    assert not keeper.is_calm, "the supervisor looks often while a child prepares"
     keeper.stop(time.monotonic_ns(), time.monotonic_ns() + 10**11)
     wait_until(lambda: (turn(keeper), keeper.is_over)[1], 60, "the end")
+    assert keeper.is_calm
 
 
 def test_without_a_process_to_be_had_the_keeper_lives_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
