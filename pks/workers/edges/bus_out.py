@@ -186,14 +186,15 @@ class BookingOut:
             forced = self._begun.window_first == first
             full = len(parts[0].items) + len(parts[1].items) + len(parts[2].items) >= TRADES_A_MESSAGE or window_bytes > WINDOW_BYTES_MAX
             if begins and (e.sequence > self._begun.window_last if forced else full) and any(part.items for part in parts):
-                yield Window(first, e.sequence - 1, parts)
-                first, window_bytes, parts = e.sequence, 0, _new_parts()
+                last = self._begun.window_last if forced else e.sequence - 1
+                yield Window(first, last, parts)
+                first, window_bytes, parts = last + 1, 0, _new_parts()
             kind, item = self._item(e, details, code, events[place])
             parts[kind].items.append(item)
             parts[kind].sequences.append(e.sequence)
             window_bytes += item.ByteSize()
         if any(part.items for part in parts):
-            yield Window(first, made.last, parts)
+            yield Window(first, self._begun.window_last if self._begun.window_first == first else made.last, parts)
 
     def _item(self, e: Any, details: dict[str, Any], code: int, record: Any) -> tuple[int, Any]:
         if code:
