@@ -20,7 +20,7 @@ import pytest
 from pks.base.clock import format_time
 from pks.base.config import load_config
 from pks.base.units import format_scaled
-from pks.edges.questdb.choice import choose, store_of
+from pks.edges.questdb.history import History
 from pks.edges.questdb.store import TradeRow, Wanted
 from pks.servers.binaries import questdb_jar
 from pks.topology import Host
@@ -58,15 +58,12 @@ def ask(system: System, statement: str = "") -> list[TradeRow]:
     """Every row, or only execute a statement."""
 
     async def asked() -> list[TradeRow]:
-        store: Any = store_of(choose(config_of(system)))
-        await store.open()
-        try:
+        async with History(config_of(system)) as history:
             if statement:
+                store: Any = history._store
                 await store._sql.execute(statement)
                 return []
-            return list(await store.trades(Wanted()))
-        finally:
-            await store.close()
+            return [row async for row in history.trades(Wanted(limit=sys.maxsize))]
 
     return asyncio.run(asked())
 
