@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,8 @@ from pks.cli.group import fail, quiet_config, system_options
 if TYPE_CHECKING:
     from pks.base.config import Config
     from pks.servers.endpoints import Endpoint
+
+T = TypeVar("T")
 
 HOLDS = {
     "nats": "messages of this journal in the streams EVENTS, BOOKING, POSITIONS and POSITIONS_LATEST",
@@ -107,10 +109,7 @@ def _forget_postgres(settings: Config, found: Endpoint, runs: bool) -> list[str]
         finally:
             await connection.close()
 
-    try:
-        cursors = asyncio.run(run())
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        fail(f"postgres: {type(error).__name__}: {error}")
+    cursors = _done("postgres", run(), asyncpg.PostgresError, asyncpg.InterfaceError)
     return [f"postgres: {edge} was at event {sequence:,}, begins at 1 again" for edge, sequence in sorted(cursors.items())] or [
         "postgres: it had nothing"
     ]
@@ -148,10 +147,7 @@ def _forget_nats(settings: Config, found: Endpoint, runs: bool) -> list[str]:
         finally:
             await connection.close()
 
-    try:
-        removed = asyncio.run(run())
-    except (OSError, TimeoutError, nats.errors.Error) as error:
-        fail(f"nats: {type(error).__name__}: {error}")
+    removed = _done("nats", run(), nats.errors.Error)
     return [f"nats: removed of {origin}: {_counts(removed)}"] if any(removed.values()) else ["nats: it had nothing"]
 
 
@@ -178,11 +174,17 @@ def _forget_questdb(settings: Config, found: Endpoint, runs: bool) -> list[str]:
         finally:
             await store.close()
 
-    try:
-        cursor = asyncio.run(run())
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        fail(f"{store.name}: {type(error).__name__}: {error}")
+    cursor = _done(store.name, run(), asyncpg.PostgresError, asyncpg.InterfaceError)
     return [f"{store.name}: bo_positions had rows up to event {cursor:,}, begins at 1 again" if cursor else f"{store.name}: it had nothing"]
+
+
+def _done(server: str, work: Coroutine[Any, Any, T], *errors: type[Exception]) -> T:
+    """What `work` gives; a server that is not there or refuses (its library's `errors`) ends the command in one line."""
+    expected: tuple[type[Exception], ...] = (OSError, TimeoutError, *errors)
+    try:
+        return asyncio.run(work)
+    except expected as error:
+        fail(f"{server}: {type(error).__name__}: {error}")
 
 
 async def _watch(look: Callable[[], Awaitable[Any]], worker: str, is_over: Callable[[Any], bool], words: Callable[[Any], str]) -> None:
