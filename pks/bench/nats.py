@@ -105,12 +105,15 @@ async def _ready(place: Endpoint) -> Connection:
     """A connection, when the bus has made its streams."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
+        connection = None
         try:
             connection = await open_connection(place, "pks bench")
             await connection.stream.stream_info(EVENTS.name)
             await connection.stream.stream_info(BOOKING.name)
             return connection
         except Exception as error:  # server or bus start
+            if connection is not None:
+                await connection.close()
             if time.monotonic() > deadline:
                 raise NothingToMeasure(f"{type(error).__name__}: {error}") from None
             await asyncio.sleep(0.1)

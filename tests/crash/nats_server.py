@@ -58,12 +58,15 @@ class NatsServer:
         return asyncio.run(self._connects())
 
     async def _connects(self) -> bool:
+        connection = None
         try:
             connection = await open_connection(self.endpoint(), "test")
             await connection.stream.account_info()
         except (OSError, nats.errors.Error):  # it is not ready yet
             return False
-        await connection.close()
+        finally:
+            if connection is not None:
+                await connection.close()
         return True
 
     def endpoint(self, user: str = "pks") -> Endpoint:
