@@ -30,6 +30,7 @@ from pks.proto.pks.v1 import booking_pb2, position_pb2
 from pks.segments.errors import StaleHost
 from pks.segments.journal_view import JournalView
 from pks.topology import Host
+from pks.workers.edges.edge import EdgeState
 from tests.conftest import wait_until
 from tests.crash.nats_server import NatsServer, Stored, nats_server
 from tests.crash.system import ROOT, SECONDS, Feeder, LiveDay, System, running
@@ -212,6 +213,7 @@ def test_refill_empties_what_is_ours_and_the_bus_fills_it(server: NatsServer, tm
     with running(tmp_path, "busrefill", **server.settings) as system:
         system.start()
         feeder, day = a_day(system, seed)
+        wait_until(lambda: cells(system).get("edge_state") == EdgeState.UP, SECONDS, "the bus has made its streams")
         server.publish("backoffice.dlq.booking", b"a dead letter")
         for _ in range(10):
             for _ in range(8):
@@ -325,7 +327,7 @@ def test_others_book_here_and_garbage_becomes_dead_letters(server: NatsServer, t
         system.start()
         feeder = Feeder(system, seed)
         desk(feeder)
-        wait_until(lambda: cells(system).get("edge_state") == 3, SECONDS, "the bus is up")
+        wait_until(lambda: cells(system).get("edge_state") == EdgeState.UP, SECONDS, "the bus is up")
         server.publish(TRADE_BOOKED, booked(trade("T1"), trade("T2", side="SELL", quantity="3")), user="booker")
         server.publish(CANONICAL, booked(trade("P1", fee="0.25", fee_currency="USD")), user="booker")
         server.publish(LIFECYCLE_APPLIED, applied("T1", "AMEND", quantity="12"), user="booker")
@@ -482,7 +484,7 @@ def test_what_comes_in_is_booked_once_whoever_dies(server: NatsServer, tmp_path:
         system.start()
         feeder = Feeder(system, seed)
         desk(feeder)
-        wait_until(lambda: cells(system).get("edge_state") == 3, SECONDS, "the bus is up")
+        wait_until(lambda: cells(system).get("edge_state") == EdgeState.UP, SECONDS, "the bus is up")
         victims = ["bus", "server", "capture", "bus", "journal", "accumulator-0"]
         chance.shuffle(victims)
         number = 0
