@@ -88,6 +88,7 @@ def measure(plan: Plan) -> Measured:
         _await_shadow(system)
         positions, lots = _counts(system.instance)
         full = {name: pss_of(pid) for name, pid in system.pids().items()}
+        segments = system.segments_mb()
     worst = max((fresh[name].own, name) for name in HOT)
     whole = sum(held.own + held.shared for held in full.values())
     ready = result("pks run to ready after kill -9", "s", seconds)
@@ -99,6 +100,7 @@ def measure(plan: Plan) -> Measured:
         Promise("full_book_pss_mb", "<=", 1000, whole, whole, None, f"all processes, {positions:,} positions, {lots:,} open lots"),
     ]
     found.results = [ready, result("events behind the newest checkpoint", "events", ages)]
+    found.results.append(result("segments, mapped by somebody or not", "MB", [segments]))
     for title, held in (("fresh", fresh), ("full", full)):
         for name, one in held.items():
             found.results.append(result(f"{title}: {name}, its own", "MB", [one.own]))

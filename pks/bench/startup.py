@@ -60,6 +60,7 @@ def measure(plan: Plan) -> Measured:
         _await_edges(system)
         time.sleep(plan.size(int(SETTLE_SECONDS), 1))
         percent, pss, parts = _at_rest(system, plan.size(int(REST_SECONDS), 1))
+        parts["segments, mapped by somebody or not"] = system.segments_mb()
     ready, served = result("pks run to ready", "s", alone), result("pks run to ready with servers", "s", whole)
     found.promises = [
         Promise("startup_s", "<=", 3, ready.p50, ready.p50),

@@ -23,7 +23,7 @@ from pks.engine.instruments.definitions import AnyDefinition
 from pks.engine.instruments.events import definition_event
 from pks.layouts.event import EVENT
 from pks.segments.errors import SegmentMissing, SegmentNotReady, StaleHost
-from pks.segments.shm import list_segments, retire
+from pks.segments.shm import SHM_DIRECTORY, list_segments, retire
 from pks.segments.wait import remove_semaphores
 
 START_SECONDS = 600.0
@@ -95,6 +95,10 @@ class System:
                 if said.startswith("pks ") and said.endswith(ending):
                     found[said.removeprefix("pks ").removesuffix(ending)] = int(entry.name)
         return found
+
+    def segments_mb(self) -> float:
+        """What its segments take of /dev/shm, whether a process has mapped it or not."""
+        return sum((SHM_DIRECTORY / facts.name[1:]).stat().st_blocks * 512 for facts in list_segments(self.instance)) / 2**20
 
     def kill(self) -> None:
         """kill -9 of the supervisor, with which every worker dies; returns when all are gone. Raises SystemFailed."""

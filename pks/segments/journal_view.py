@@ -194,10 +194,12 @@ class JournalView:
             self._range.advise(file.first_sequence, file.records, mmap.MADV_WILLNEED)
 
     def release(self, last: int) -> None:
-        """Let go of the pages of plain files that end at or before `last`, which count as ours; touching brings them back."""
+        """Let go of the pages of plain files up to record `last`, which count as ours; touching brings them back."""
         for file in self._files.values():
-            if file.last_sequence <= last and not file.packed:
-                self._range.advise(file.first_sequence, file.records, mmap.MADV_DONTNEED)
+            records = min(file.last_sequence, last) + 1 - file.first_sequence
+            whole = records - records % (mmap.PAGESIZE // EVENT_BYTES)
+            if whole > 0 and not file.packed:
+                self._range.advise(file.first_sequence, whole, mmap.MADV_DONTNEED)
 
     def _map_first(self) -> None:
         """Map the file of `from_sequence`, or the last one if that is not made yet."""

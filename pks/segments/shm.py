@@ -139,7 +139,7 @@ class Segment:
             os.fchmod(memory.fd, mode)
             if group is not None:
                 os.fchown(memory.fd, -1, group if isinstance(group, int) else grp.getgrnam(group).gr_gid)
-            mapping = mmap.mmap(memory.fd, total, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            mapping = mmap.mmap(memory.fd, total, flags=mmap.MAP_SHARED)
         except BaseException:
             posix_ipc.unlink_shared_memory(name)
             raise

@@ -175,6 +175,7 @@ class Accumulator:
             context.beat()
         for name, resume in self.resumes.items():
             assert resume.skip <= 0, f"{name}: the replay reaches the end of what was said"
+        self.view.release(target)
         loop.start_at(self.area, target)
         self.replaying = self.muted = False
         self._show_all()

@@ -38,7 +38,7 @@ from pks.engine.booking.dedup import (
 )
 from pks.engine.booking.keys import NO_LOT
 from pks.engine.booking.links import chain_home, chain_swap, link
-from pks.engine.booking.tables import CHAINS_COUNT, IN_MEMORY, KEYS_COUNT, PARTLY_IN_FILE, Tables, new_tables
+from pks.engine.booking.tables import CHAINS_COUNT, IN_MEMORY, KEYS_COUNT, KEYS_LIMIT, PARTLY_IN_FILE, Tables, new_tables
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.definitions import Account, AnyDefinition, Book, ClassMethod, Currency, Instrument, Source, decode, encode
 from pks.engine.instruments.events import learn_definition
@@ -73,7 +73,7 @@ def learn_plain(t, records, mask, first, last):
         e = records[n & mask]
         kind = e.kind
         if kind == TRADE and e.flags & SPECIAL_FLAGS == 0 and e.second_key_lo == 0 and e.second_key_hi == 0 and e.lot != NO_LOT:
-            if 2 * (t.counts[KEYS_COUNT] + 1) > t.dedup.shape[0] or 2 * (t.counts[CHAINS_COUNT] + 1) > t.chains.shape[0]:
+            if t.counts[KEYS_COUNT] >= t.counts[KEYS_LIMIT] or 2 * (t.counts[CHAINS_COUNT] + 1) > t.chains.shape[0]:
                 return n
             if t.dates[e.effective_date] == 0:
                 return n
@@ -159,15 +159,19 @@ class Booking:
         files: DayFiles,
         *,
         keys: int = 1 << 16,
+        dense: bool = False,
         durable: Callable[[], int] = lambda: 2**62,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        """keys: idempotency keys to hold in memory, at most. durable: the last event on disk; younger keys do not leave memory.
+        """keys: idempotency keys to hold in memory, at most. dense: for who only learns keys and looks none up, so that long probes cost
+        nobody an answer: the table is three quarters full before it grows. durable: the last event on disk; younger keys stay in memory.
 
         beat: called between the parts of what takes long, such as writing the files of many dates.
         """
         self.tables: Tables = new_tables(min(keys, KEYS_AT_FIRST))
         self.slots_max = max(len(self.tables.dedup), 2 * keys)
+        self._dense = dense
+        self._limit_keys()
         self.catalogue = Catalogue()
         self.versions = Versions()
         self.files, self.durable, self.beat = files, durable, beat
@@ -217,7 +221,7 @@ class Booking:
     def load_tables(self, dedup: Any, dates: Any, chains: Any, instrument_chain: Any) -> None:
         """Take the tables of a checkpoint; ours must be empty."""
         slots = len(self.tables.dedup)
-        while 2 * len(dedup) > slots:
+        while len(dedup) > self._keys_full(slots):
             slots *= 2
         table = filled(np.zeros((slots, dedup.shape[1]), np.int64), dedup)
         places = len(self.tables.chains)
@@ -228,6 +232,7 @@ class Booking:
             chain_swap(chained, counts, packed >> 32, packed & 0xFFFFFFFF, sequence)
         counts[KEYS_COUNT] = len(dedup)
         self._replace(dedup=table, dates=np.array(dates), chains=chained, counts=counts, instrument_chain=np.array(instrument_chain))
+        self._limit_keys()
 
     # dates and tables
 
@@ -268,9 +273,9 @@ class Booking:
         return Room.MADE if gone else room
 
     def make_room(self, date: int) -> Room:
-        """Called when a table may be half full: make it longer, or when it has its full length move the oldest dates out, but `date`."""
+        """Called when a table may be full: make it longer, or when it has its full length move the oldest dates out, but `date`."""
         self._room()
-        while 2 * (self.tables.counts[KEYS_COUNT] + 1) > len(self.tables.dedup):
+        while self.tables.counts[KEYS_COUNT] >= self.tables.counts[KEYS_LIMIT]:
             if len(self.tables.dedup) < self.slots_max:
                 self._lengthen()
                 continue
@@ -285,7 +290,17 @@ class Booking:
         self.beat()
         held = self.tables.dedup[self.tables.dedup[:, SEQUENCE] != 0]
         self._replace(dedup=filled(np.zeros((2 * len(self.tables.dedup), ENTRY_WORDS), np.int64), held))
+        self._limit_keys()
         self.beat()
+
+    def _keys_full(self, slots: int) -> int:
+        """With how many keys a table of so many slots is full."""
+        return 3 * slots // 4 if self._dense else slots // 2
+
+    def _limit_keys(self) -> None:
+        """Say when the table is to be made longer; dense or not, memory holds as many keys at most."""
+        slots = len(self.tables.dedup)
+        self.tables.counts[KEYS_LIMIT] = min(self._keys_full(slots), max(slots, self.slots_max) // 2)
 
     def _room(self) -> None:
         if 2 * (self.tables.counts[CHAINS_COUNT] + 2) > len(self.tables.chains):

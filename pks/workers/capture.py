@@ -234,6 +234,7 @@ class Capture:
                 self.booking.learn(self.events, self.mask, at + 1, last)
             at = last
             context.beat()
+        self.view.release(target)
         self._show_definitions()
         self._read_verdicts()
         context.cursor = target

@@ -66,6 +66,14 @@ EXIT_CRASHED = 1
 EXIT_FATAL = 2
 """Exit codes of a worker that failed: by a mistake of ours, or by something that a restart does not mend."""
 
+OWN_PAGES_BYTES = 4 << 20
+"""Arrays from this size on are mapped by themselves and go back to the system when they are replaced by longer ones; left to itself the
+allocator learns to keep such places, as much as all the shorter lives of a table together."""
+
+KEPT_FREE_BYTES = 16 << 20
+"""What the allocator may keep free at the end of its heap, so that a step's arrays do not come and go with system calls."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _PR_SET_PDEATHSIG = 1
 
 
@@ -252,6 +260,18 @@ def die_with(parent_pid: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
         os._exit(EXIT_CRASHED)
+
+
+def keep_little() -> None:
+    """Have the C library's allocator give memory back, now and later, here and in forks; one without such settings stays as it is.
+
+    Source: mallopt(3), malloc_trim(3).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+        libc.mallopt(_M_MMAP_THRESHOLD, OWN_PAGES_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, KEPT_FREE_BYTES)
+        libc.malloc_trim(0)
 
 
 def _become(plan: WorkerPlan, launch: Launch) -> None:

@@ -38,6 +38,9 @@ from pks.workers.runtime import Context
 
 BATCH = 1 << 14
 COMPARED_A_STEP = 1 << 12
+RELEASED_EVENTS = 1 << 15
+"""How many events behind the fold the journal's pages may count as ours before they are let go."""
+
 CHECKPOINT_IDLE_NS = 60_000_000_000
 """A quiet system gets a checkpoint of what it has after this long."""
 
@@ -76,7 +79,7 @@ class Shadow:
         self.positions.shard.beat = context.beat
         files = DayFiles(context.paths.keys)
         keys = context.config.dedup_keys
-        self.booking = Booking(lambda sequence: self.view.records[sequence], files, keys=keys, beat=context.beat)
+        self.booking = Booking(lambda sequence: self.view.records[sequence], files, keys=keys, dense=True, beat=context.beat)
         self.compared = context.cells.counter("compared")
         self.differences = context.cells.counter("differences")
         self.checkpoint_gauge = context.cells.gauge("checkpoint")
@@ -89,6 +92,7 @@ class Shadow:
             load_booking(self.booking, checkpoint)
             self._owe_reentries(checkpoint.sequence, checkpoint.sequence)
         self.sequence = self.saved = checkpoint.sequence if checkpoint is not None else 0
+        self.released = self.sequence
         self.saved_ns = context.clock.monotonic_ns()
         self.next_key = 0
         self.row = np.zeros(POSITION_WORDS, np.int64)
@@ -118,6 +122,9 @@ class Shadow:
             self.booking.learn(self.view.records, -1, self.sequence + 1, last)
             self.booking.defined.clear()
             self.sequence = last
+            if last - self.released >= RELEASED_EVENTS:
+                self.view.release(last)
+                self.released = last
         self.context.cursor, self.context.lag = self.sequence, durable - self.sequence
         self._compare()
         if self.snapshots is not None:

@@ -22,7 +22,7 @@ import setproctitle
 
 from pks.base.errors import Fatal
 from pks.workers.points import kill_here, no_points
-from pks.workers.runtime import EXIT_CRASHED, Launch, WorkerModule, die_with, run_worker
+from pks.workers.runtime import EXIT_CRASHED, Launch, WorkerModule, die_with, keep_little, run_worker
 
 MESSAGE_BYTES_MAX = 4096
 COMPILED = "compiled"
@@ -85,6 +85,7 @@ def _warm(channel: socket.socket, launch: Launch) -> bool:
         channel.send(f"failed {type(error).__name__}: {error}".encode()[:MESSAGE_BYTES_MAX])
         return False
     gc.collect()
+    keep_little()
     gc.freeze()
     channel.send(f"warm {(time.monotonic_ns() - started_ns) // 1_000_000}".encode())
     return True

@@ -65,7 +65,7 @@ def dedup_all(table, hi, lo, into):
 
 @kernel
 def dedup_add(table, hi, lo, discriminator, date, sequence):
-    """Add an entry; the caller has looked that it is not there and that the table is at most half full."""
+    """Add an entry; the caller has looked that it is not there and that the table has room."""
     mask = table.shape[0] - 1
     at = dedup_home(table, lo)
     while table[at, SEQUENCE] != 0:

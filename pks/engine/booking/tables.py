@@ -18,6 +18,9 @@ Array = NDArray[Any]
 
 CHAINS_COUNT = 0
 KEYS_COUNT = 1
+KEYS_LIMIT = 2
+"""Of `counts`: how many keys the table may hold before it is made longer."""
+
 IN_MEMORY, PARTLY_IN_FILE = 1, 2
 
 
@@ -43,12 +46,13 @@ class Tables(NamedTuple):
 def new_tables(keys: int, chains: int = 1 << 12, rows: int = 1 << 10) -> Tables:
     """Empty tables for `keys` idempotency keys in memory (the table has twice as many slots)."""
     slots = 1 << max(4, (2 * keys - 1).bit_length())
-    zero = np.zeros(1, np.int64)
+    zero, counts = np.zeros(1, np.int64), np.zeros(8, np.int64)
+    counts[KEYS_LIMIT] = slots // 2
     return Tables(
         dedup=np.zeros((slots, ENTRY_WORDS), np.int64),
         dates=np.zeros(DATE_MAX + 1, np.uint8),
         chains=np.zeros((2 * chains, 2), np.int64),
-        counts=np.zeros(8, np.int64),
+        counts=counts,
         instrument_chain=np.zeros(rows, np.int64),
         instruments=np.zeros(rows, INSTRUMENT_POLICY),
         books=np.zeros(rows, BOOK_POLICY),

@@ -17,7 +17,7 @@ from pks.base.zones import local_date
 from pks.engine.booking.dedup import dedup_add, dedup_find
 from pks.engine.booking.keys import ID_WORD, discriminator
 from pks.engine.booking.links import link
-from pks.engine.booking.tables import CHAINS_COUNT, IN_MEMORY, KEYS_COUNT
+from pks.engine.booking.tables import CHAINS_COUNT, IN_MEMORY, KEYS_COUNT, KEYS_LIMIT
 from pks.layouts.codes import Contract, Flag, Kind
 from pks.layouts.event import CHECKED_WORDS, EVENT_WORDS, FIELD_NUMBER
 from pks.layouts.slots import FEE_SCALE
@@ -233,7 +233,7 @@ def take_trades(
             return at, sequence, said, SLOW
         if sequence + e.group_count - before > room:
             return at, sequence, said, RING_FULL
-        if 2 * (t.counts[KEYS_COUNT] + 1) > t.dedup.shape[0] or 2 * (t.counts[CHAINS_COUNT] + 1) > t.chains.shape[0]:
+        if t.counts[KEYS_COUNT] >= t.counts[KEYS_LIMIT] or 2 * (t.counts[CHAINS_COUNT] + 1) > t.chains.shape[0]:
             return at, sequence, said, TABLE_FULL
         hi, lo = keys[at, 0], keys[at, 1]
         disc = discriminator(

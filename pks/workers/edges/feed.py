@@ -30,6 +30,8 @@ STREAMS_FROM = "streams_from"
 
 SLICE_EVENTS = 1 << 13
 STREAM_RECORDS = 1 << 14
+RELEASED_EVENTS = 1 << 15
+"""How many events behind the cursor the journal's pages may count as ours before they are let go."""
 
 
 class Slice(NamedTuple):
@@ -52,6 +54,7 @@ class Feed:
         self.catalogue = Catalogue()
         self.cursor = 0
         self._known = 0  # event up to which the catalogue knows definitions
+        self._released = 0  # event up to which the journal's pages were let go
         self._ring = host.events
         self._judges = [self._ring.place(name) for name in ("journal", *(f"accumulator-{k}" for k in range(host.shards)))]
         self._source: _Fold | _Streams | None = None
@@ -83,7 +86,7 @@ class Feed:
         if len(rows) and int(rows["definition_sequence"].max()) > limit:
             return False
         self.catalogue = catalogue_of(self.view.records, rows)
-        self.cursor, self._known = cursor, limit
+        self.cursor, self._known, self._released = cursor, limit, cursor
         self._source = None
         return True
 
@@ -104,6 +107,9 @@ class Feed:
     def finish(self, last: int) -> None:
         """The server has everything up to event `last`."""
         self.cursor = last
+        if last - self._released >= RELEASED_EVENTS:
+            self.view.release(last)
+            self._released = last
 
     def rewind(self) -> None:
         """Forget slices under way: the next one begins behind what was finished."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import resource
 import shutil
 from pathlib import Path
@@ -118,6 +119,24 @@ def test_packed_file_is_read_at_its_place(tmp_path: Path) -> None:
     assert late.extent == (64, 127)
     assert late.reach(1) == (1, 127)
     assert late.records[:101].tobytes() == whole
+
+
+def test_pages_behind_are_let_go_within_a_file(tmp_path: Path) -> None:
+    write_batches(tmp_path, [[1] * 20, [1] * 30, [1]])
+    view = JournalView(tmp_path)
+
+    def held() -> int:
+        """Bytes of the journal's first file that count as ours."""
+        parts = Path("/proc/self/smaps").read_text().split(str(file_path(tmp_path, 0)))
+        return sum(int(part.partition("\nRss:")[2].split()[0]) << 10 for part in parts[1:])
+
+    whole = view.records[:32].tobytes()
+    before = held()
+    view.release(14)
+    assert held() == before, "a page is let go of whole"
+    view.release(20)
+    assert held() == before - mmap.PAGESIZE
+    assert view.records[:32].tobytes() == whole
 
 
 def test_file_packed_while_a_view_is_open_stays_readable(tmp_path: Path) -> None:

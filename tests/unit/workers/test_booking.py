@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pks.engine.booking.dedup import KEY_HI, KEY_LO, SEQUENCE, TAIL, dedup_add, dedup_find
-from pks.engine.booking.tables import IN_MEMORY, KEYS_COUNT
+from pks.engine.booking.tables import IN_MEMORY, KEYS_COUNT, KEYS_LIMIT
 from pks.workers import booking as booking_module
 from pks.workers.booking import Booking, DayFiles, Room
 
@@ -92,3 +92,35 @@ def test_the_table_grows_to_what_was_allowed_and_only_then_do_dates_leave(tmp_pa
     for sequence in range(1, 66):
         in_files = [found for found, _ in booking.files.find(sequence, 7 * sequence, booking.files.dates())]
         assert [int(dedup_find(booking.tables.dedup, sequence, 7 * sequence, 5)), *in_files].count(sequence) == 1
+
+
+@pytest.mark.parametrize(("dense", "full"), [(False, 128), (True, 192)])
+def test_a_table_grows_when_it_is_full_and_holds_no_more_than_its_most(tmp_path: Path, dense: bool, full: int) -> None:
+    def no_record(sequence: int) -> Any:
+        raise AssertionError(f"no record is asked for, and not {sequence}")
+
+    booking = Booking(no_record, DayFiles(tmp_path), keys=1 << 7, dense=dense)
+    booking.slots_max = 1 << 9
+    assert len(booking.tables.dedup) == 256
+    booking.tables.counts[KEYS_COUNT] = full - 1
+    booking._limit_keys()
+    assert booking.make_room(FIRST_DATE) is Room.MADE
+    assert len(booking.tables.dedup) == 256, "there is room for one more"
+    booking.tables.counts[KEYS_COUNT] = full
+    assert booking.make_room(FIRST_DATE) is Room.MADE
+    assert len(booking.tables.dedup) == 512
+    assert booking.tables.counts[KEYS_LIMIT] == 256, "dense or not, the longest table holds as many"
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_checkpoints_keys_find_their_place(tmp_path: Path, dense: bool) -> None:
+    def no_record(sequence: int) -> Any:
+        raise AssertionError(f"no record is asked for, and not {sequence}")
+
+    chance = np.random.default_rng(3)
+    rows = chance.integers(1, 2**62, (700, 4))
+    booking = Booking(no_record, DayFiles(tmp_path), keys=1 << 7, dense=dense)
+    booking.load_tables(rows, booking.tables.dates, np.zeros((0, 2), np.int64), booking.tables.instrument_chain)
+    assert len(booking.tables.dedup) == (1024 if dense else 2048), "more keys than are wanted in memory are taken all the same"
+    for hi, lo, sequence, tail in rows.tolist():
+        assert int(dedup_find(booking.tables.dedup, hi, lo, tail >> 32)) == sequence
