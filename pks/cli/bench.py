@@ -26,6 +26,7 @@ BENCHES = {
     "postgres": "a trade to its row in Postgres beside a whole system; how a backlog drains",
     "nats": "a fill to its message on NATS; trades and events a second into its streams, beside a bare publisher",
     "timeseries": "from a booked trade to its row in QuestDB; how fast a backlog goes there",
+    "edges": "a backlog drains to every edge while fills go on; what a fill's way to its slot then takes",
     "startup": "pks run to ready, alone and with the embedded servers; what a system at rest takes",
 }
 """Name and what it measures; `pks.bench.<name>` has `measure`."""

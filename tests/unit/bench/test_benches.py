@@ -32,9 +32,10 @@ PROMISED = {
     "timeseries": {"trade_to_questdb_row_ms", "timeseries_rows_per_s"},
     "recover": {"ready_after_kill_s", "worker_pss_mb", "full_book_pss_mb"},
     "postgres": {"trade_to_postgres_row_ms"},
+    "edges": {"edges_complete", "fill_to_slot_draining_ratio", "fill_to_slot_away_ratio"},
     "startup": {"startup_s", "startup_servers_s", "idle_core_percent", "idle_pss_mb"},
 }
-WITH_SERVERS = ("startup", "postgres", "timeseries")
+WITH_SERVERS = ("startup", "postgres", "timeseries", "edges")
 """Start whole systems with servers, more than once: outside of `make test`."""
 
 TOP = {"bench", "machine", "cores", "wait", "runs", "commit", "promises", "results"}
