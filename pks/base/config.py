@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from pks.base import limits
 from pks.base.errors import Fatal, shown
-from pks.base.urls import url_fault, without_secret
+from pks.base.urls import is_loopback, url_fault, without_secret
 
 WaitSetting = Literal["auto", "spin", "yield", "park"]
 EdgesSetting = Literal["embedded", "external", "none"]
@@ -103,6 +103,30 @@ class Alerts(Struct, frozen=True, kw_only=True):
         return f"Alerts(channels={sorted(self.channels)}, rules={self.rules})"
 
 
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Notional = Annotated[str, Meta(pattern=r"^\d{1,30}(\.\d{1,18})?$")]
+
+
+class Gateway(Struct, frozen=True, kw_only=True):
+    """`[gateway]`: REST, WebSocket and gRPC for users. It runs where there is a Postgres, in which users live."""
+
+    bind: str = "127.0.0.1"  # another address asks for a certificate or for trusted proxies
+    rest_port: Port = 8080  # REST and WebSocket; 0 is any free one, and the usual one gives way to a free one where it is taken
+    grpc_port: Port = 8443  # as rest_port
+    tls_cert: str = ""  # PEM file of the certificate with its chain; "": gRPC has one of the development CA, REST speaks plain HTTP
+    tls_key: str = ""  # PEM file of its key, mode 0600
+    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-For is believed
+    cors_origins: tuple[str, ...] = ()  # other sites whose pages may call us; none by default
+    rate_limit: Annotated[int, Meta(ge=0, le=1_000_000)] = 200  # requests a second of one user or one address; 0: any number
+    body_mb: Annotated[int, Meta(ge=1, le=1024)] = 16  # a request is no longer than this
+    clients_max: Annotated[int, Meta(ge=1, le=100_000)] = 1000  # WebSockets and gRPC streams at once
+    access_minutes: Annotated[int, Meta(ge=1, le=1440)] = 15  # an access token's life
+    refresh_days: Annotated[int, Meta(ge=1, le=366)] = 7  # a session's life since its last refresh
+    lockout_failures: Annotated[int, Meta(ge=1, le=1000)] = 5  # wrong passwords in a row that lock a user out
+    lockout_minutes: Annotated[int, Meta(ge=1, le=1440)] = 15
+    four_eyes: dict[str, Notional] = {}  # currency -> notional above which a manual trade waits for a second person; "*": any other one
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """Every setting, as the configuration file spells it."""
 
@@ -121,6 +145,7 @@ class Config(Struct, frozen=True, kw_only=True):
     journal: Journal = Journal()
     edges: Edges = Edges()
     alerts: Alerts = Alerts()
+    gateway: Gateway = Gateway()
 
 
 class Loaded(NamedTuple):
@@ -193,8 +218,14 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] = os.enviro
         if setting is None:
             notes.append(f"the variable {variable} is not a setting of PKS and was not looked at")
             continue
-        value = _table_of(text, variable, setting) if setting in _TABLES else _json_of(text, variable) if setting in _JSON else text
-        _set(merged, origins, setting, value, "environment", variable, strict=False, named=variable)
+        given: Any = text
+        if setting in _TABLES:
+            given = _table_of(text, variable, setting)
+        elif setting in _LISTS:
+            given = [part.strip() for part in text.split(",") if part.strip()]
+        elif setting in _JSON:
+            given = _json_of(text, variable)
+        _set(merged, origins, setting, given, "environment", variable, strict=False, named=variable)
     for key, value in (flags or {}).items():
         if value is not None:
             _set(merged, origins, key, value, "flag", "flag", strict=False)
@@ -241,7 +272,8 @@ def _types_of(struct: type[Struct], prefix: str = "") -> Iterator[tuple[str, Any
 
 _TYPES: dict[str, Any] = dict(_types_of(Config))
 _SECTIONS = {name.partition(".")[0] for name in _TYPES if "." in name}
-_TABLES = {"cores", "wait_of", "alerts.channels"}
+_TABLES = {"cores", "wait_of", "alerts.channels", "gateway.four_eyes"}
+_LISTS = {"gateway.trusted_proxies", "gateway.cors_origins"}  # written with commas in the environment
 _JSON = {"alerts.rules"}  # written as JSON in the environment
 _SECRET = {"alerts.channels"}
 _SHORT = {"edges": "edges.mode"}
@@ -263,6 +295,9 @@ _OWN_VARIABLES = {
     "edges.valkey_bin": "PKS_VALKEY_BIN",
     "edges.questdb_jar": "PKS_QUESTDB_JAR",
     "edges.java": "PKS_JAVA",
+    "gateway.rest_port": "PKS_REST_PORT",
+    "gateway.grpc_port": "PKS_GRPC_PORT",
+    "gateway.rate_limit": "PKS_RATE_LIMIT",
 }
 """Settings whose variable is not made of their name."""
 assert {*_SHORT.values(), *_URL_SCHEMES, *_OWN_VARIABLES} <= _TYPES.keys(), "they are settings"
@@ -362,6 +397,7 @@ def _built(merged: dict[str, Any]) -> Config:
         journal=Journal(**sections["journal"]),
         edges=Edges(**sections["edges"]),
         alerts=Alerts(**sections["alerts"]),
+        gateway=Gateway(**sections["gateway"]),
     )
 
 
@@ -381,6 +417,14 @@ def _check_together(config: Config, origins: dict[str, str]) -> None:
     for alert, rule in config.alerts.rules.items():
         for unknown in set(rule.channels) - config.alerts.channels.keys():
             raise ConfigError(origins["alerts.rules"], "alerts.rules", f"{alert}: alerts.channels has no {unknown!r}")
+    gateway = config.gateway
+    if bool(gateway.tls_cert) != bool(gateway.tls_key):
+        missing, given = ("tls_key", "tls_cert") if gateway.tls_cert else ("tls_cert", "tls_key")
+        raise ConfigError(origins[f"gateway.{given}"], f"gateway.{given}", f"needs gateway.{missing} beside it")
+    if not is_loopback(gateway.bind) and not gateway.tls_cert and not gateway.trusted_proxies:
+        raise ConfigError(
+            origins["gateway.bind"], "gateway.bind", f"{gateway.bind} is reached from outside: give tls_cert or trusted_proxies"
+        )
     flat = msgspec.to_builtins(config)
     for key in _POWERS_OF_TWO:
         section, _, name = key.rpartition(".")

@@ -30,12 +30,14 @@ NOFILE_MIN = 4096
 SHM_PATH = "dev/shm"
 
 ROOMS_WITHOUT_KERNELS = (
+    "bff",
     "cli",
     "edges/chat",
     "edges/nats",
     "edges/postgres",
     "edges/questdb",
     "edges/redis",
+    "past",
     "proto",
     "servers",
     "tui",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 SECRET_WORDS = ("password", "passwd", "token", "secret", "nkey", "seed")
@@ -41,6 +42,14 @@ def url_fault(url: str, schemes: Iterable[str]) -> str:
 def without_secret(url: str) -> str:
     """`url` as it may be shown: passwords, and a user that stands alone before the @ (a token), as ***. Other texts stay as they are."""
     return ",".join(_shown(part) for part in _NEXT.split(url))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to which a server is bound."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _shown(part: str) -> str:

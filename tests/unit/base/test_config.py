@@ -78,18 +78,27 @@ def test_every_setting_has_its_variable_and_its_place_in_the_file(file: Path) ->
         "edges.postgres_bin": "/p", "edges.valkey_bin": "/v", "edges.questdb_jar": "/q", "edges.java": "/j",
         "alerts.channels": {"ops": "json://h/p"}, "alerts.rules": {"edge_down": {"severity": "CRITICAL", "channels": ["ops"], "window": 9}},
         "alerts.down_seconds": 1, "alerts.lag_seconds": 2, "alerts.disk_free_mb": 3,
+        "gateway.bind": "0.0.0.0", "gateway.rest_port": 1, "gateway.grpc_port": 2, "gateway.tls_cert": "/c", "gateway.tls_key": "/k",
+        "gateway.trusted_proxies": ["10.0.0.1", "10.1.0.0/16"], "gateway.cors_origins": ["https://h"], "gateway.rate_limit": 3,
+        "gateway.body_mb": 4, "gateway.clients_max": 5, "gateway.access_minutes": 6, "gateway.refresh_days": 17,
+        "gateway.lockout_failures": 8, "gateway.lockout_minutes": 9, "gateway.four_eyes": {"USD": "1000000", "*": "5.5"},
     }  # fmt: skip
     assert values.keys() == set(settings())
     as_text = {
-        key: ",".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value) for key, value in values.items()
+        key: ",".join(f"{k}={v}" for k, v in value.items())
+        if isinstance(value, dict)
+        else ",".join(value)
+        if isinstance(value, list)
+        else str(value)
+        for key, value in values.items()
     }
     as_text["alerts.rules"] = msgspec.json.encode(values["alerts.rules"]).decode()
     by_environ = load_config(None, {variable_of(key): text for key, text in as_text.items()})
     by_flags = load_config(None, {}, values)
     lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in values.items() if not isinstance(value, dict)]
     lines += [
-        f"{key}.{worker} = {msgspec.json.encode(inner).decode()}"
-        for key in ("cores", "wait_of", "alerts.channels")
+        f'{key}."{worker}" = {msgspec.json.encode(inner).decode()}'
+        for key in ("cores", "wait_of", "alerts.channels", "gateway.four_eyes")
         for worker, inner in values[key].items()  # type: ignore[attr-defined]
     ]
     rule = values["alerts.rules"]["edge_down"]  # type: ignore[index]
@@ -102,7 +111,7 @@ def test_every_setting_has_its_variable_and_its_place_in_the_file(file: Path) ->
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         found = flat[section][name] if section else flat[name]
-        assert (msgspec.json.decode(msgspec.json.encode(found)) if key == "alerts.rules" else found) == value
+        assert msgspec.json.decode(msgspec.json.encode(found)) == value
         assert value != getattr(getattr(Config(), section) if section else Config(), name), f"{key}: a default shows nothing"
 
 
@@ -266,3 +275,26 @@ def test_alerts_name_channels_that_are_there_and_keep_their_urls_secret() -> Non
         load_config(None, {"PKS_ALERTS_RULES": "edge_down"})
     with pytest.raises(ConfigError, match=r"alerts\.rules"):
         load_config(None, {}, {"alerts.rules": {"storms": {}}})
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ('[gateway]\nbind = "0.0.0.0"', "gateway.bind", "reached from outside"),
+        ('[gateway]\nbind = "pks.example"', "gateway.bind", "reached from outside"),
+        ('[gateway]\ntls_cert = "/c"', "gateway.tls_cert", "tls_key beside it"),
+        ('[gateway]\ntls_key = "/k"', "gateway.tls_key", "tls_cert beside it"),
+        ('[gateway]\nfour_eyes = {USD = "-1"}', "gateway.four_eyes", "-1"),
+    ],
+)
+def test_a_gateway_is_not_open_by_mistake(file: Path, text: str, key: str, reason: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=reason) as error:
+        load_config(file, {})
+    assert error.value.key == key
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "::1", "localhost", "127.9.9.9"])
+def test_a_gateway_on_this_machine_needs_no_certificate(file: Path, bind: str) -> None:
+    file.write_text(f'[gateway]\nbind = "{bind}"')
+    assert load_config(file, {}).config.gateway.bind == bind
