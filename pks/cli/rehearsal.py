@@ -15,7 +15,7 @@ import numpy as np
 from pks.base.clock import SystemClock
 from pks.base.errors import Code, Refused
 from pks.client.bulk import Outcome, outcome_of, refused_outcome
-from pks.engine.booking.border import Border
+from pks.engine.booking.border import Border, joined
 from pks.engine.instruments.definitions import Source
 from pks.engine.instruments.events import definition_event
 from pks.engine.lots.state import VERDICTS, Results
@@ -116,10 +116,9 @@ def _book_rows(core: Rehearsal, border: Border, rows: list[Any], say: Callable[[
 
 def _book_block(core: Rehearsal, border: Border, rows: list[Any], say: Callable[[list[Outcome]], None]) -> None:
     try:
-        group = np.concatenate([_group_of(core, border, row)[:1] for row in rows])
+        group = joined([_group_of(core, border, row) for row in rows])
     except Refused as error:
         say([refused_outcome(row.line, row.trade_id, error) for row in rows])
         return
-    group["group_count"], group["group_index"] = len(group), np.arange(len(group))
     reply = core.book(group)
     say([outcome_of(reply, row.line, row.trade_id, row) for row in rows])

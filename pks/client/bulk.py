@@ -24,7 +24,7 @@ from pks.base.units import format_scaled
 from pks.client.producer import NO_ROOM, NoAnswer, Producer, read_catalogue
 from pks.client.records import RECORDS_A_ROW_MAX, Translations, Translator, make_records, mark_rows, new_room
 from pks.edges.files.scan import Name
-from pks.engine.booking.border import DEFAULT_SOURCE, Border
+from pks.engine.booking.border import DEFAULT_SOURCE, Border, joined
 from pks.engine.instruments.catalogue import Catalogue
 from pks.engine.instruments.events import definition_event
 from pks.layouts.codes import Flag, Kind
@@ -139,11 +139,7 @@ class FileBooker:
                     error = Refused(Code.GROUP_REFUSED, "parent_id", row.parent_id, "another child of this block was refused")
                     self._say(refused_outcome(row.line, row.trade_id, error))
             return
-        group = np.concatenate([group[:1] for group in groups if group is not None])
-        group["group_count"], group["group_index"] = len(group), np.arange(len(group))
-        group["flags"] &= np.uint16(0xFFFF ^ Flag.HAS_DETAIL)
-        group["detail_bytes"] = 0
-        self._send_rows(rows, group)
+        self._send_rows(rows, joined(groups))
 
     def _know_source(self, code: str) -> None:
         """Define a source that is named for the first time."""

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import nats.errors
-import numpy as np
 from google.protobuf.message import DecodeError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import APIError, NotFoundError
@@ -26,16 +25,13 @@ from pks.edges.nats.connection import Connection
 from pks.edges.nats.dead import TRANSIENT, Class, Fault, Where, bury, class_of
 from pks.edges.nats.origin import root_key
 from pks.edges.nats.streams import ADVISORIES, BOOKING, CANONICAL, HEADER_ORIGIN, LIFECYCLE_APPLIED, MAX_DELIVERIES, TRADE_BOOKED
-from pks.engine.booking.border import Border
-from pks.engine.instruments.catalogue import Catalogue
-from pks.engine.instruments.definitions import Source
-from pks.engine.instruments.events import catalogue_of, definition_event
-from pks.layouts.codes import Flag, Kind, Subject
+from pks.engine.booking.border import joined
+from pks.layouts.codes import Kind
 from pks.layouts.event import FIELD_NAME, FIELD_WORDS
 from pks.proto.codec import trade_words
 from pks.proto.pks.v1 import booking_pb2
-from pks.segments.journal_view import JournalView
 from pks.workers.edges.intake import NoFreeRing, OwnIntake
+from pks.workers.edges.reference import Reference
 from pks.workers.runtime import Context
 
 SUBJECTS = (TRADE_BOOKED, LIFECYCLE_APPLIED, CANONICAL)
@@ -57,9 +53,6 @@ UNDER_WAY_MAX = 256
 
 CLAIM_SECONDS = 1.0
 RESET_SECONDS = 2.0
-SOURCES_MAX = 256
-"""Sources beyond which a message defines no new one: they have their rows for ever, and publishers may write what they like."""
-
 CANONICAL_SOURCE = "PD"
 """Source of the fills of the execution platform that name none."""
 
@@ -97,8 +90,7 @@ class BusIn:
         self.context, self.connection, self.origin = context, connection, origin
         self.consumer = f"pks-{origin}"
         self.created = ""
-        self.view = JournalView(context.paths.journal)
-        self.catalogue, self.border, self._learned = Catalogue(), Border(Catalogue()), -1
+        self.reference = Reference(context)
         self.intake: OwnIntake | None = None
         self.under_way: set[asyncio.Task[None]] = set()
         cells = context.cells
@@ -110,7 +102,7 @@ class BusIn:
         self.intake = await self._claimed()
         answers = asyncio.get_running_loop().create_task(self.intake.run())
         try:
-            await self._learn()
+            await self.reference.learn()
             reader = await self._reader()
             while True:
                 self._check(answers)
@@ -162,35 +154,6 @@ class BusIn:
             except (APIError, nats.errors.TimeoutError) as error:
                 self.context.log.info("the server is older than 2.14: what is owed to us comes when it comes", error=str(error))
         return reader
-
-    # reference data
-
-    async def _learn(self) -> None:
-        """Read reference data, when there is more than we know; waits until it is durable."""
-        rows = self.context.host.refdata.snapshot()
-        newest = int(rows["definition_sequence"].max()) if len(rows) else 0
-        if newest == self._learned:
-            return
-        while self.context.host.durable_sequence < newest:
-            await asyncio.sleep(0.002)
-        self.view.refresh()
-        self.catalogue = catalogue_of(self.view.records, rows)
-        self.border, self._learned = Border(self.catalogue), newest
-
-    async def _know_source(self, code: str) -> None:
-        """Define a source that is named for the first time."""
-        if not code or self.catalogue.id_of(Subject.SOURCE, code):
-            return
-        await self._learn()
-        if self.catalogue.id_of(Subject.SOURCE, code):
-            return
-        assert self.intake is not None, "claimed"
-        if len(self.catalogue.ids(Subject.SOURCE)) >= SOURCES_MAX:
-            raise Refused(Code.OUT_OF_RANGE, "source", code, f"{SOURCES_MAX} sources are known; another one is defined by hand")
-        reply = await (await self.intake.send(definition_event(Source(code=code))))
-        if int(reply["code"]) not in (Code.ACCEPTED, Code.DUPLICATE):
-            raise Refused(Code(int(reply["code"])), "source", code)
-        await self._learn()
 
     # one message
 
@@ -261,25 +224,16 @@ class BusIn:
                 if all(fault.place != item.place for fault in faults):
                     faults.append(_fault(item, Code.GROUP_REFUSED, "parent_id", item.row.parent_id))
             return
-        group = groups[0] if len(groups) == 1 else _joined(groups)
+        group = groups[0] if len(groups) == 1 else joined(groups)
         assert self.intake is not None, "claimed"
         own = int(group[0]["second_key_hi"]), int(group[0]["second_key_lo"])
         keyed = int(group[0]["kind"]) in CORRECTIONS and own == block[0].own_key
         sent.append(Sent(block, await self.intake.send(group), keyed))
 
     async def _group_of(self, item: Item) -> Any:
-        """The group of a row; reference data is read again before something counts as unknown. Raises Refused."""
-        await self._know_source(self.border.source_of(item.row))
-        try:
-            group = self.border.group_of(item.row)
-        except Refused as error:
-            if class_of(error.code) is not Class.UNKNOWN_REF and error.code is not Code.OVER_PRECISE:
-                raise
-            before = self._learned
-            await self._learn()
-            if before == self._learned:
-                raise
-            group = self.border.group_of(item.row)
+        """The group of a row. Raises Refused."""
+        assert self.intake is not None, "claimed"
+        group = await self.reference.group_of(item.row, self.intake)
         head = group[0]
         if int(head["kind"]) in CORRECTIONS and (item.is_root or not (head["second_key_hi"] or head["second_key_lo"])):
             head["second_key_hi"], head["second_key_lo"] = item.own_key
@@ -309,7 +263,7 @@ class BusIn:
                 faults += [_fault(item, code, FIELD_WORDS.get(field, field)) for item in one.items]
         if again:
             self.delayed.add()
-            await self._learn()
+            await self.reference.learn()
             await message.nak(delay=min(AGAIN_SECONDS_MAX, AGAIN_SECONDS_MIN * 2 ** min(where.deliveries, 10)))
             return
         for fault in faults:
@@ -394,15 +348,6 @@ def _blocks(items: list[Item]) -> Iterator[list[Item]]:
         block.append(item)
     if block:
         yield block
-
-
-def _joined(groups: list[Any]) -> Any:
-    """The children of a block as one group; their texts stay behind, as those of a file's do."""
-    group = np.concatenate([group[:1] for group in groups])
-    group["group_count"], group["group_place"] = len(group), np.arange(len(group))
-    group["flags"] &= np.uint16(0xFFFF ^ Flag.HAS_DETAIL)
-    group["detail_bytes"] = 0
-    return group
 
 
 def _key_of_root(root: str) -> tuple[int, int]:
