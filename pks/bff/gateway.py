@@ -1,0 +1,122 @@
+"""The gateway as a whole: what it is made of, how it begins and how it ends. One event loop; REST and WebSocket on uvicorn, gRPC beside
+them.
+
+Owns the order of the start (secrets, readers, intake, sockets, servers) and of the end (nobody new is let in, streams are told, what was
+sent to be booked is answered). Each part knows only the parts below it; handlers find them here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import uvicorn
+
+from pks.bff.app import make_app
+from pks.bff.booking import Booking
+from pks.bff.live import Live, NotLive
+from pks.bff.ports import Endpoints, forget_endpoints, listen, read_endpoints, shown_host, write_endpoints
+from pks.workers.runtime import Context
+
+SHUTDOWN_SECONDS = 2
+"""How long requests under way may take once the gateway ends."""
+
+START_SECONDS = 10.0
+KEEP_ALIVE_SECONDS = 65
+
+
+class _Server(uvicorn.Server):
+    """Without signal handlers: the worker's runtime has the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+class Gateway:
+    """One life of the gateway. `requests_count`: requests and messages that were served."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.config = context, context.config.gateway
+        self.requests_count = 0
+        self.live = Live(context.config.instance, context.host)
+        self.booking = Booking(context)
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._server: uvicorn.Server | None = None
+
+    async def start(self) -> None:
+        """Returns when clients are served. Raises PortTaken and what is wrong with certificates."""
+        self._spawn(self.booking.run())
+        last = read_endpoints(self.context.paths.run)
+        door = listen(self.config, "rest_port", last.rest_port if last else 0)
+        self._server = _Server(self._uvicorn())
+        served = self._spawn(self._server.serve(sockets=[door]))
+        async with asyncio.timeout(START_SECONDS):
+            while not self._server.started:
+                if served.done():
+                    served.result()
+                await asyncio.sleep(0.005)
+        scheme = "s" if self.config.tls_cert else ""
+        port = door.getsockname()[1]
+        host = shown_host(self.config.bind)
+        endpoints = Endpoints(os.getpid(), f"http{scheme}://{host}:{port}", f"ws{scheme}://{host}:{port}/ws", rest_port=port)
+        write_endpoints(self.context.paths.run, endpoints)
+        self.context.log.info("the gateway serves", rest=endpoints.rest, websocket=endpoints.websocket)
+        self.context.fail("")
+
+    def _uvicorn(self) -> uvicorn.Config:
+        config = uvicorn.Config(
+            make_app(self),
+            loop="none",
+            ws="websockets-sansio",
+            ws_max_size=1 << 16,
+            ws_per_message_deflate=False,  # patches are short, and every client would cost a compression of its own
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=bool(self.config.trusted_proxies),
+            forwarded_allow_ips=list(self.config.trusted_proxies),
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            h11_max_incomplete_event_size=1 << 16,
+        )
+        if self.config.tls_cert:
+            config.ssl_certfile, config.ssl_keyfile = self.config.tls_cert, self.config.tls_key
+            config.ssl_version = ssl.PROTOCOL_TLS_SERVER
+        return config
+
+    async def run(self) -> None:
+        """Serve until a part fails, which is raised."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    def show(self) -> None:
+        """What `pks status` says of us: the last event that users see."""
+        with contextlib.suppress(NotLive):
+            freshness = self.live.freshness()
+            self.context.cursor = freshness.applied
+
+    async def close(self) -> None:
+        """Let nobody in, end what runs. May be called again."""
+        if self._server is not None:
+            self._server.should_exit = True
+        forget_endpoints(self.context.paths.run)
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            await asyncio.wait(tasks[1:] or tasks, timeout=SHUTDOWN_SECONDS + 1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.live.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.append(task)
+        return task

@@ -1,0 +1,105 @@
+"""Trades over REST: booked, amended, cancelled, in batches; answered when they are durable."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from litestar import Request, Response, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import Example
+from litestar.params import Parameter
+
+from pks.base.errors import Code
+from pks.bff.commands import Booked, answer, batch_answer, key_of_command, may_touch, one_row, refused_of
+from pks.bff.problems import Problem, refused
+from pks.edges.files.rows import RowError, TradeRow
+from pks.edges.files.trades import read_trades
+
+if TYPE_CHECKING:
+    from pks.bff.gateway import Gateway
+    from pks.client.bulk import Outcome
+
+BATCH_ROWS_MAX = 100_000
+"""Rows of one upload; more come as a file through `pks book`, or in several."""
+
+SUB_BATCH = 512
+"""Rows that are sent before their answers are waited for."""
+
+Key = Annotated[
+    str | None,
+    Parameter(header="Idempotency-Key", required=False, description="a repeat under the same key is answered with the first sequence"),
+]
+
+BOOKED = {
+    201: ResponseSpec(
+        Booked, description="booked and durable", examples=[Example(value={"status": "ACCEPTED", "trade_id": "T-1", "sequence": 42})]
+    ),
+    200: ResponseSpec(Booked, description="a repeat: the first sequence"),
+}
+
+
+@post("/trades/book", opt={"permission": "BOOK"}, responses=BOOKED, summary="Book a trade", tags=["trades"])
+async def book_trade(request: Request[Any, Any, Any], key: Key = None) -> Response[Any]:
+    """Book one trade, opening lot, fee or transfer; the fields are those of the trade input, numbers as text.
+
+    201 when it is on the disk and in the position; 200 for a repeat; 409 for other content under a known id or key; 422 with the field
+    and the reason.
+    """
+    row, field = one_row(await request.body())
+    return await _book(request, row, key_of_command(key, field))
+
+
+@post("/trades/{trade_id:str}/cancel", opt={"permission": "CORRECT"}, responses=BOOKED, summary="Cancel a trade", tags=["trades"])
+async def cancel_trade(request: Request[Any, Any, Any], trade_id: str, key: Key = None) -> Response[Any]:
+    """Cancel the trade of this id; the body may say `source` and `account` where the id alone fits two."""
+    return await _correct(request, trade_id, "CANCEL", key)
+
+
+@post("/trades/{trade_id:str}/amend", opt={"permission": "CORRECT"}, responses=BOOKED, summary="Amend a trade", tags=["trades"])
+async def amend_trade(request: Request[Any, Any, Any], trade_id: str, key: Key = None) -> Response[Any]:
+    """Amend the trade of this id: the body has what changes."""
+    return await _correct(request, trade_id, "AMEND", key)
+
+
+async def _correct(request: Request[Any, Any, Any], trade_id: str, kind: str, key: str | None) -> Response[Any]:
+    body = await request.body()
+    row, field = one_row(body) if body.strip() else (TradeRow(line=1, row=1), "")
+    for name, said, meant in (("trade_id", row.trade_id, trade_id), ("kind", row.kind.upper(), kind)):
+        if said not in ("", meant):
+            raise Problem(400, Code.BAD_ROW.name, f"the path says {meant}", field=name, value=said)
+    row.trade_id, row.kind = trade_id, kind
+    return await _book(request, row, key_of_command(key, field))
+
+
+async def _book(request: Request[Any, Any, Any], row: TradeRow, key: str) -> Response[Any]:
+    gateway: Gateway = request.app.state.gateway
+    outcome = (await gateway.commands.book([row], request.user, key))[0]
+    return answer(outcome)
+
+
+@post("/batch/trades", status_code=200, opt={"permission": "BOOK"}, summary="Book many trades", tags=["trades"])
+async def book_batch(request: Request[Any, Any, Any]) -> Response[Any]:
+    """Book a JSON array, NDJSON or a CSV file, as `pks book` does: one object a row, in order, refused rows among them."""
+    gateway: Gateway = request.app.state.gateway
+    form = {"text/csv": "csv", "application/json": "json", "application/x-ndjson": "ndjson"}.get(request.content_type[0])
+    if form is None:
+        raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "a batch is JSON, NDJSON or CSV", field="Content-Type", value=request.content_type[0])
+    said: list[Outcome] = []
+    rows: list[TradeRow | RowError] = []
+    for row in read_trades(io.BytesIO(await request.body()), form):
+        if len(said) + len(rows) >= BATCH_ROWS_MAX:
+            raise refused(
+                Code.GROUP_TOO_LARGE, "rows", BATCH_ROWS_MAX, f"{len(said)} rows were booked; a batch has {BATCH_ROWS_MAX} at most"
+            )
+        rows.append(row)
+        if len(rows) >= SUB_BATCH:
+            said += await gateway.commands.book(rows, request.user)
+            rows = []
+    said += await gateway.commands.book(rows, request.user)
+    return Response(msgspec.json.encode(batch_answer(said)), media_type="application/json")
+
+
+HANDLERS = [book_trade, cancel_trade, amend_trade, book_batch]
+__all__ = ["HANDLERS", "may_touch", "refused_of"]
