@@ -9,12 +9,15 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 
-from pks.cli.past import CatalogueNames, Past
-from pks.cli.trades import Wanted, match_row, scan, trade_rows
 from pks.edges.postgres.encode import LIFECYCLE_KINDS
 from pks.layouts.codes import Flag, Kind
 from pks.layouts.detail import group_at, text_of
 from pks.layouts.match import MATCH
+from pks.past.journal import Past
+from pks.past.names import CatalogueNames
+from pks.past.progress import unseen
+from pks.past.trades import match_row, scan, trade_rows
+from pks.past.wanted import Wanted
 from pks.segments.journal_view import JournalView
 from pks.workers.dump import dump_events
 from tests.harness import Core, Fold
@@ -46,7 +49,9 @@ def past_of(core: Core) -> Past:
             return {}
         return cast(dict[str, Any], msgspec.json.decode(text_of(group_at(core.records, -1, sequence))))
 
-    return cast(Past, SimpleNamespace(records=core.records, last=core.sequence, text_at=text_at, trade_id=lambda sequence: ""))
+    return cast(
+        Past, SimpleNamespace(records=core.records, last=core.sequence, text_at=text_at, trade_id=lambda sequence: "", progress=unseen)
+    )
 
 
 async def compare(core: Core, connection: Any) -> None:

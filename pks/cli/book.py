@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from pks.cli.group import EXIT_REFUSED, quiet_config, system_options
-from pks.cli.running import find_running
+from pks.running import find_running
 
 COLUMNS_BYTES_MIN = 1 << 20
 """A smaller file is read row by row: the compiled reader costs more to load than it saves."""

@@ -20,7 +20,7 @@ from pks.cli.tables import Column, binary_stdout, note, progress, say, write_ndj
 from pks.layouts.codes import Kind
 
 if TYPE_CHECKING:
-    from pks.cli.past import Past
+    from pks.past.journal import Past
     from pks.segments.journal_file import JournalFile
     from pks.workers.positions import Positions
 
@@ -103,7 +103,7 @@ def verify(no_replay: bool, as_json: bool, config: Path | None, data_dir: Path |
 
     Changes nothing. Exit 1 if anything is damaged or differs. Without a running system there are no live slots to compare with.
     """
-    from pks.cli.past import open_past
+    from pks.past.journal import open_past
     from pks.segments.journal_recovery import verify as verify_records
 
     settings = quiet_config(config, data_dir, instance)
@@ -121,7 +121,7 @@ def verify(no_replay: bool, as_json: bool, config: Path | None, data_dir: Path |
     if verdict.problems_count:
         _say_verdict(verdict, as_json)
         sys.exit(EXIT_REFUSED)
-    past = open_past(settings)
+    past = open_past(settings, progress)
     verdict.records = past.last
     if not no_replay:
         _replay(past, verdict)
@@ -132,8 +132,8 @@ def verify(no_replay: bool, as_json: bool, config: Path | None, data_dir: Path |
 
 def _replay(past: Past, verdict: Verdict) -> None:
     """Fold from the first event; stop at each checkpoint to compare, then at the end with live slots."""
-    from pks.cli.past import advance
     from pks.engine.lots.state import KEYS_COUNT
+    from pks.past.journal import advance
     from pks.workers.checkpoint import checkpoints
     from pks.workers.positions import Positions
 
@@ -142,12 +142,12 @@ def _replay(past: Past, verdict: Verdict) -> None:
     for path in sorted(checkpoints(past.paths.checkpoints)):
         sequence = int(path.stem)
         if sequence <= past.last:
-            advance(folded, past.records, at, sequence)
+            advance(folded, past.records, at, sequence, progress=progress)
             at = sequence
             equal = _equals_checkpoint(folded, path)
             if equal is not None:
                 verdict.checkpoints.append({"sequence": sequence, "equal": equal})
-    advance(folded, past.records, at, past.last)
+    advance(folded, past.records, at, past.last, progress=progress)
     verdict.replayed, verdict.keys = past.last, int(folded.shard.state.meta[KEYS_COUNT])
     verdict.state_hash = state_digest(folded)
     if past.running is not None:
@@ -180,8 +180,8 @@ def _equals_checkpoint(folded: Positions, path: Path) -> bool | None:
 
 def _compare_live(past: Past, folded: Positions, verdict: Verdict) -> None:
     """Compare every live slot with ours at the same event; while the system goes on, our fold follows."""
-    from pks.cli.past import advance
     from pks.engine.lots.state import KEYS_COUNT
+    from pks.past.journal import advance
     from pks.topology import Host
 
     assert past.running is not None, "a live comparison needs a running system"
@@ -199,7 +199,7 @@ def _compare_live(past: Past, folded: Positions, verdict: Verdict) -> None:
             time.sleep(LOOK_NAP_SECONDS)
         durable = host.durable_sequence
         past.view.refresh()
-        advance(folded, past.records, at, durable)
+        advance(folded, past.records, at, durable, progress=progress)
         at = durable
     verdict.not_compared = len(waiting)
 
@@ -279,11 +279,11 @@ def dump(first: int, last: int | None, raw: bool, as_text: bool, config: Path | 
 
     Ends at the last durable event. Reading is checked by `pks journal verify`; a damaged record is dumped as it is.
     """
-    from pks.cli.past import open_past
+    from pks.past.journal import open_past
 
     if raw and as_text:
         raise click.UsageError("give one of --raw and --text")
-    past = open_past(quiet_config(config, data_dir, instance))
+    past = open_past(quiet_config(config, data_dir, instance), progress)
     stop = past.upto(last)
     if raw:
         write_ndjson(_raw_rows(past, first, stop))
@@ -343,9 +343,9 @@ def stats(as_json: bool, config: Path | None, data_dir: Path | None, instance: s
     pks journal stats
     pks journal stats --json
     """
-    from pks.cli.past import open_past
+    from pks.past.journal import open_past
 
-    past = open_past(quiet_config(config, data_dir, instance))
+    past = open_past(quiet_config(config, data_dir, instance), progress)
     found = count(past)
     if as_json:
         with binary_stdout() as out:
@@ -441,7 +441,7 @@ def archive(older_than: int | None, dry_run: bool, config: Path | None, data_dir
     Every record is checked, the packed file compared with the plain one, and only then is the plain one removed. No event is ever
     deleted. Works beside a running system.
     """
-    from pks.cli.past import NoJournal
+    from pks.past.journal import NoJournal
     from pks.segments.journal_archive import pack_file, packable_files
 
     settings = quiet_config(config, data_dir, instance)

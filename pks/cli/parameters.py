@@ -13,8 +13,8 @@ import click
 from pks.base.clock import NS_PER_DAY, parse_date, parse_time
 from pks.base.errors import PksError, Refused
 from pks.cli.group import quiet_config
-from pks.cli.running import find_running
 from pks.layouts.codes import Subject
+from pks.running import find_running
 
 DATE_CHARACTERS = len("2025-03-14")
 

@@ -15,11 +15,12 @@ import click
 from pks.base.config import Config
 from pks.cli.group import EXIT_REFUSED, quiet_config, system_options
 from pks.cli.parameters import END, SEQUENCE, complete_accounts, complete_books, complete_instruments
-from pks.cli.tables import PEOPLE_PLACES, Column, Output, note, output_options, rounded
+from pks.cli.tables import PEOPLE_PLACES, Column, Output, note, output_options, progress, rounded
 
 if TYPE_CHECKING:
     from pks.client.host import Host
     from pks.engine.positions.view import PositionView
+    from pks.past.held import Picture
 
 POSITION_COLUMNS = (
     Column("book"),
@@ -66,15 +67,6 @@ class Wanted:
     instruments: tuple[str, ...]
     entities: tuple[str, ...]
     accounts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Positions and account quantities of one moment. positions: flat ones too. held: ACCOUNT_SLOT[n] of their (book, instrument)s."""
-
-    positions: list[PositionView]
-    held: Any
-    names: Any
 
 
 @click.command()
@@ -157,8 +149,8 @@ def _show(take: Callable[[], Picture], wanted: Wanted, by: str | None, with_flat
 
 def live_host(settings: Config) -> Host | None:
     """The running system of the data directory for reading; None when none runs or it is not ready, which is said."""
-    from pks.cli.running import NotRunning, find_running
     from pks.client import SegmentMissing, SegmentNotReady, StaleHost, attach
+    from pks.running import NotRunning, find_running
 
     try:
         return attach(find_running(Path(settings.data_dir)).instance)
@@ -171,18 +163,23 @@ def live_host(settings: Config) -> Host | None:
 
 def live_picture(host: Host, wanted: Wanted) -> Picture:
     """What the slots say now."""
+    from pks.past.held import Picture, held_of
+
     books = _books_of(host.names, wanted)
     instruments = list(wanted.instruments) or None
     slots = host.positions.views(host.positions.snapshot(host.positions.rows(books, instruments)))
-    return Picture(slots, _chosen(host.accounts.to_numpy(), slots), host.names)
+    return Picture(slots, held_of(host.accounts.to_numpy(), slots), host.names)
 
 
 def past_picture(settings: Config, wanted: Wanted, as_of: int | None, known_at: int | None) -> Picture:
     """What the journal says of a moment."""
-    from pks.cli.past import CatalogueNames, moment, open_past
     from pks.engine.positions.view import PositionView
+    from pks.past.held import Picture, held_of
+    from pks.past.journal import open_past
+    from pks.past.moment import moment
+    from pks.past.names import CatalogueNames
 
-    past = open_past(settings)
+    past = open_past(settings, progress)
     state = moment(past, as_of, past.upto(known_at))
     names = CatalogueNames(state.catalogue)
     books = _books_of(names, wanted)
@@ -193,7 +190,7 @@ def past_picture(settings: Config, wanted: Wanted, as_of: int | None, known_at: 
         for key in state.keys
         if (book_ids is None or int(key["book_id"]) in book_ids) and (instrument_ids is None or int(key["instrument_id"]) in instrument_ids)
     ]
-    return Picture(found, _chosen(state.held, found), names)
+    return Picture(found, held_of(state.held, found), names)
 
 
 def _books_of(names: Any, wanted: Wanted) -> list[str] | None:
@@ -226,14 +223,6 @@ def entity_of(names: Any, book_id: int) -> str:
     from pks.layouts.codes import Subject
 
     return bytes(names.row(Subject.BOOK, book_id)["parent"]).decode()
-
-
-def _chosen(held: Any, slots: Iterable[PositionView]) -> Any:
-    """The account quantities of these positions."""
-    import numpy as np
-
-    keys = np.array([int(slot.record["book_id"]) << 32 | int(slot.record["instrument_id"]) for slot in slots], np.int64)
-    return held[np.isin(held["book_id"].astype(np.int64) << 32 | held["instrument_id"].astype(np.int64), keys)]
 
 
 # Sums.
@@ -317,18 +306,9 @@ def _sum_row(by: str, group: str, currency: str, one: Sum, fees: dict[str, Decim
 # By account.
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A (book, instrument) whose accounts do not add up to its position."""
-
-    book: str
-    instrument: str
-    accounts: Decimal
-    position: Decimal
-
-
 def _show_accounts(take: Callable[[], Picture], wanted: Wanted, with_flat: bool, output: Output, looks: int) -> None:
     from pks.engine.positions.view import plain
+    from pks.past.held import account_differences, held_rows
 
     for look in range(looks):
         picture = take()
@@ -337,7 +317,7 @@ def _show_accounts(take: Callable[[], Picture], wanted: Wanted, with_flat: bool,
             break
         time.sleep(LIVE_NAP_SECONDS)
     chosen = {picture.names.account_id(code) for code in wanted.accounts} or None
-    rows = list(_held_rows(picture, chosen, with_flat))
+    rows = list(held_rows(picture, chosen, with_flat))
     pairs = len(picture.positions)
     footer = lambda: (  # noqa: E731
         [] if differences else ["", f"accounts and books add up in {pairs} (book, instrument) pair{'' if pairs == 1 else 's'}"]
@@ -348,49 +328,3 @@ def _show_accounts(take: Callable[[], Picture], wanted: Wanted, with_flat: bool,
         click.echo(f"pks: does not add up: {one.book} {one.instrument}: accounts hold {accounts}, the position is {position}", err=True)
     if differences:
         sys.exit(EXIT_REFUSED)
-
-
-def account_differences(picture: Picture) -> list[Difference]:
-    """Where the accounts' quantities of a (book, instrument) do not add up to the position."""
-    from pks.engine.positions.view import total
-
-    found: dict[tuple[int, int], list[Decimal]] = {}
-    for part in picture.held:
-        found.setdefault((int(part["book_id"]), int(part["instrument_id"])), []).append(_quantity(part))
-    differences = []
-    for slot in picture.positions:
-        accounts = total(found.get((int(slot.record["book_id"]), int(slot.record["instrument_id"])), []))
-        if accounts != slot.quantity:
-            differences.append(Difference(slot.book, slot.instrument, accounts, slot.quantity))
-    return differences
-
-
-def _held_rows(picture: Picture, accounts: set[int] | None, with_flat: bool) -> Iterator[dict[str, Any]]:
-    """A row for each (account, instrument), with its parts by book."""
-    from pks.engine.positions.view import plain, total
-    from pks.layouts.codes import Subject
-
-    names = picture.names
-    groups: dict[tuple[str, str], list[Any]] = {}
-    for part in picture.held:
-        account_id = int(part["account_id"])
-        if accounts is None or account_id in accounts:
-            account = names.code_of(Subject.ACCOUNT, account_id) if account_id else ""
-            groups.setdefault((account, names.code_of(Subject.INSTRUMENT, int(part["instrument_id"]))), []).append(part)
-    for (account, instrument), parts in sorted(groups.items()):
-        books = {names.code_of(Subject.BOOK, int(part["book_id"])): _quantity(part) for part in parts}
-        books = {book: books[book] for book in sorted(books) if books[book] or with_flat}
-        if books:
-            yield {
-                "account": account,
-                "instrument": instrument,
-                "quantity": plain(total(books.values())),
-                "books": {book: plain(quantity) for book, quantity in books.items()},
-                "last_sequence": max(int(part["last_sequence"]) for part in parts),
-            }
-
-
-def _quantity(part: Any) -> Decimal:
-    from pks.base.units import format_scaled
-
-    return Decimal(format_scaled(int(part["qty_raw"]), int(part["qty_scale"])))

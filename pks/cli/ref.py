@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pks.cli.group import EXIT_REFUSED, quiet_config, system_options
-from pks.cli.running import find_running
+from pks.running import find_running
 
 SUBJECTS = ("currency", "entity", "book", "account", "instrument", "source", "class_method", "route")
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pks.cli.group import quiet_config, system_options
-from pks.cli.running import Running, find_running
+from pks.running import Running, find_running
 
 ALERTS_SHOWN = 20
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from pks.cli.group import fail, quiet_config, system_options
-from pks.cli.running import find_running, open_process
+from pks.running import find_running, open_process
 
 GRACE_SECONDS = 10
 """What the supervisor may need beyond its stop_timeout, to kill and to clean up."""

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from functools import wraps
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 import msgspec
 
 from pks.base.clock import parse_date, parse_time
 from pks.base.errors import Retryable
+from pks.past.progress import Bar
 
 F = TypeVar("F", bound=Callable[..., Any])
 Row = Mapping[str, Any]
@@ -81,13 +82,6 @@ class Column:
     def right(self) -> bool:
         """Are its values right-aligned?"""
         return self.kind in ("decimal", "money", "int")
-
-
-class Bar(Protocol):
-    """A progress bar."""
-
-    def update(self, n_steps: int) -> None:
-        """So much more is done."""
 
 
 @dataclass(frozen=True, slots=True)

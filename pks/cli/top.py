@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pks.cli.group import EXIT_USAGE, fail, quiet_config, system_options
-from pks.cli.running import Running, find_running
 from pks.cli.status import edge_lines, edges_of
 from pks.cli.tables import pad, say, width_of
+from pks.running import Running, find_running
 
 if TYPE_CHECKING:
     from pks.segments.counters import Cell, Histogram

@@ -18,7 +18,8 @@ from pks.cli.group import EXIT_USAGE, fail, quiet_config, system_options
 
 if TYPE_CHECKING:
     from pks.base.config import Config
-    from pks.cli.past import CatalogueNames, Past
+    from pks.past.journal import Past
+    from pks.past.names import CatalogueNames
     from pks.tui.detail import LotLine, TradeLine
     from pks.workers.positions import Positions
 
@@ -57,8 +58,8 @@ class JournalDetail:
 
     def lots(self, book: str, instrument: str) -> Sequence[LotLine]:
         """Open lots, oldest first. Raises PksError."""
-        from pks.cli.lots import lot_row
         from pks.engine.lots.snapshot import export_state
+        from pks.past.lots import lot_row
         from pks.tui.detail import LotLine
 
         past, positions, names = self._now()
@@ -75,7 +76,8 @@ class JournalDetail:
 
     def trades(self, book: str, instrument: str) -> Sequence[TradeLine]:
         """Trades of the position as they stand now, and what was done to its instrument; the last one first. Raises PksError."""
-        from pks.cli.trades import INSTRUMENT_KINDS, KINDS, Wanted, scan, trade_row
+        from pks.past.trades import scan, trade_row
+        from pks.past.wanted import INSTRUMENT_KINDS, KINDS, Wanted
 
         past, positions, names = self._now()
         refused = {int(sequence): int(code) for sequence, code in positions.shard.state.refused.tolist() if sequence > 0}
@@ -86,7 +88,8 @@ class JournalDetail:
         return [_trade_line(row) for row in rows if book in (row["book"], row["to_book"]) or row["kind"] in of_instrument]
 
     def _now(self) -> tuple[Past, Positions, CatalogueNames]:
-        from pks.cli.past import CatalogueNames, advance, open_past
+        from pks.past.journal import advance, open_past
+        from pks.past.names import CatalogueNames
 
         past = open_past(self._settings)
         if self._folded is not None and self._folded[0].last <= past.last:

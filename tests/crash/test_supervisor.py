@@ -16,9 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from pks.cli.running import find_running
 from pks.cli.status import status_of
 from pks.layouts.segment import SegmentState
+from pks.running import find_running
 from pks.segments.errors import StaleHost
 from pks.segments.shm import list_segments, retire
 from pks.segments.wait import remove_semaphores

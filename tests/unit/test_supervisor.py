@@ -41,7 +41,7 @@ def test_restarts_begin_at_once_and_slow_down() -> None:
 
 
 def test_the_commands_look_at_the_supervisors_lock() -> None:
-    from pks.cli.running import LOCK_FILE
+    from pks.running import LOCK_FILE
 
     assert f"{LOCK_CLAIM}.lock" == LOCK_FILE
 

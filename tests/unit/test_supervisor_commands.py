@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from pks.base.errors import MEANINGS
 from pks.cli import main
 from pks.cli.group import COMMANDS
-from pks.cli.running import NotRunning, find_running
+from pks.running import NotRunning, find_running
 
 
 def pks(*arguments: str) -> Result:

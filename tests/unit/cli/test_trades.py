@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from pks.base.errors import Code
-from pks.cli.trades import History
 from pks.edges.files.desk import packaged_desk
 from pks.edges.files.trades import read_trades
 from pks.layouts.codes import Kind
 from pks.layouts.event import EVENT
+from pks.past.trades import History
 from tests.unit.cli.conftest import Run, json_of
 from tests.unit.cli.journals import Booked, desk_core, desk_day
 

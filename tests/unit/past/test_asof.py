@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pks.cli.past import Moment, moment_as_of, moment_of, settle
 from pks.engine.lots.snapshot import export_state, import_state
 from pks.engine.lots.state import KEYS_COUNT
 from pks.layouts.state import ACCOUNT, KEY
+from pks.past.journal import settle
+from pks.past.moment import Moment, moment_as_of, moment_of
 from pks.workers.dump import dump_events
 from pks.workers.positions import Positions
 from tests.engine_compare import Told, key_name, our_key, their_key
