@@ -1,11 +1,13 @@
-"""Problem details (RFC 9457): the one form in which the gateway says no, whatever said it first.
+"""Problem details (RFC 9457): how REST says no.
 
-Owns the way from our errors, and from those of the libraries, to status, stable code, field, value and reason. No text of an error that
-is not ours goes out, and no secret in any.
+Owns `Problem`, which a handler raises, the answer that is made of it, and the way there from our errors and the framework's. Codes are
+stable words, those of `pks codes` where the core has one. Knows nothing of users, books or trades; every module of the gateway may raise
+a Problem. No text of an error that is not ours goes out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -16,35 +18,43 @@ from litestar.exceptions import HTTPException
 from pks.base.errors import CODES, SHOWN_CHARACTERS_MAX, Code, PksError, Refused, Retryable, shown
 
 MEDIA_TYPE = "application/problem+json"
+
 RETRY_SECONDS = 1
 """What is told to whoever came while an edge, the core or a worker was away."""
 
-BEARER = {"WWW-Authenticate": 'Bearer realm="pks"'}
-
 
 class Problem(Exception):
-    """An answer that is no success. code: one of `pks codes`, or a word of the gateway's own in the same form."""
+    """A request that is not served. status: of HTTP; code: a stable word; detail: a sentence for people; field and value: what is wrong
+    with which part of the input, "" and None where no single field is; headers: go with the answer (Retry-After, WWW-Authenticate).
+    """
 
     def __init__(
-        self, status: int, code: str, detail: str, *, field: str = "", value: object = None, headers: dict[str, str] | None = None
+        self, status: int, code: str, detail: str, field: str = "", value: object = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(detail)
+        super().__init__(f"{status} {code}: {detail}")
         self.status, self.code, self.detail, self.field, self.value = status, code, detail, field, value
-        self.headers = headers or {}
+        self.headers = dict(headers or {})
 
-    def as_dict(self) -> dict[str, Any]:
-        """The members of the problem."""
-        members: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status}
-        members |= {"code": self.code, "detail": self.detail}
-        if self.field:
-            members["field"] = self.field
-        if self.value is not None:
-            members["value"] = str(self.value)[:SHOWN_CHARACTERS_MAX]
-        return members
 
-    def as_bytes(self) -> bytes:
-        """The body."""
-        return msgspec.json.encode(self.as_dict())
+def problem_facts(problem: Problem) -> dict[str, Any]:
+    """What the answer says, as JSON has it. A long value is cut: enough to find it, too little to flood an answer."""
+    facts: dict[str, Any] = {
+        "type": "about:blank", "title": HTTPStatus(problem.status).phrase, "status": problem.status, "code": problem.code,
+        "detail": problem.detail,
+    }  # fmt: skip
+    if problem.field:
+        facts["field"] = problem.field
+    if problem.value is not None:
+        value = problem.value
+        if not isinstance(value, bool | int | float | str):
+            value = str(value)
+        facts["value"] = value[:SHOWN_CHARACTERS_MAX] if isinstance(value, str) else value
+    return facts
+
+
+def problem_response(request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
+    """The answer; Litestar takes this function as the handler of the exception."""
+    return Response(msgspec.json.encode(problem_facts(problem)), status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
 
 
 STATUS_OF = {
@@ -99,8 +109,3 @@ def _of_library(error: HTTPException) -> Problem:
         field, detail = str(extra[0].get("key", "")), str(extra[0].get("message", detail))
     code = words.get(status, HTTPStatus(status).name if status < 500 else "INTERNAL")
     return Problem(status, code, shown(detail), field=field, value=value, headers=dict(error.headers or {}))
-
-
-def problem_response(request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
-    """The answer."""
-    return Response(problem.as_bytes(), status_code=problem.status, media_type=MEDIA_TYPE, headers=problem.headers)
