@@ -16,6 +16,8 @@ from typing import Any
 from pks.base.errors import Retryable
 
 LOCK_FILE = "system.lock"
+GATEWAY_FILE = "gateway.json"
+"""Where the gateway says how it is reached, in the run directory."""
 
 
 class NotRunning(Retryable):
@@ -38,7 +40,7 @@ class Running:
     stop_timeout: int
     edges: str
     servers: dict[str, dict[str, Any]]  # edge -> mode, state, pid, url, version, restarts, last_error
-    endpoints: dict[str, Any]
+    endpoints: dict[str, str]  # of the gateway: rest, websocket, grpc, grpc_ca; empty while it does not serve
 
 
 def find_running(data_dir: Path) -> Running:
@@ -63,8 +65,18 @@ def find_running(data_dir: Path) -> Running:
         stop_timeout=facts["stop_timeout"],
         edges=facts["edges"],
         servers=facts["servers"],
-        endpoints=facts["endpoints"],
+        endpoints=_endpoints(run_directory),
     )
+
+
+def _endpoints(run_directory: Path) -> dict[str, str]:
+    try:
+        said = json.loads((run_directory / GATEWAY_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    if not said.get("pid") or not Path("/proc", str(said["pid"])).exists():
+        return {}
+    return {name: said[name] for name in ("rest", "websocket", "grpc", "grpc_ca") if said.get(name)}
 
 
 def open_process(pid: int) -> FileIO:

@@ -604,7 +604,6 @@ class Supervisor:
             "stop_timeout": self.config.stop_timeout,
             "edges": self.config.edges.mode,
             "servers": self._keeper.facts(),
-            "endpoints": {},
             "written": format_time(time.time_ns()),
         }
         _replace_file(self.paths.run_file, json.dumps(facts, indent=1) + "\n", flushed)

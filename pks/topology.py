@@ -247,7 +247,7 @@ EDGE_WORKERS: dict[str, str] = {"nats": "bus", "postgres": "records", "questdb":
 
 def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ()) -> tuple[WorkerPlan, ...]:
     """The workers of a system of `shards`, by number, which is also the order of cores for hot ones; a loader where there is a desk, and
-    a worker for each of `edges` that has one, and alerts with any of them.
+    a worker for each of `edges` that has one, alerts with any of them, and the gateway with Postgres.
     """
     loader = (WorkerPlan("loader", "pks.workers.loader:make", hot=False, stop_phase=0, silent_seconds=30.0),) if loads_desk else ()
     return (
@@ -270,6 +270,11 @@ def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ())
             else ()
         ),
         *((WorkerPlan("alerts", "pks.workers.edges.alerts:make", hot=False, stop_phase=4, silent_seconds=60.0),) if edges else ()),
+        *(
+            (WorkerPlan("bff", "pks.bff.worker:make", hot=False, stop_phase=4, silent_seconds=60.0),)  # users live in Postgres
+            if "postgres" in edges
+            else ()
+        ),
     )
 
 

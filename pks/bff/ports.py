@@ -17,8 +17,8 @@ import msgspec
 
 from pks.base.config import Gateway as Settings
 from pks.base.errors import Fatal
+from pks.running import GATEWAY_FILE
 
-FILE = "gateway.json"
 BACKLOG = 2048
 
 
@@ -80,16 +80,16 @@ def shown_host(bind: str) -> str:
 def read_endpoints(run: Path) -> Endpoints | None:
     """What the last gateway of this data directory wrote; None where there is nothing that can be read."""
     try:
-        return msgspec.json.decode((run / FILE).read_bytes(), type=Endpoints)
+        return msgspec.json.decode((run / GATEWAY_FILE).read_bytes(), type=Endpoints)
     except (OSError, msgspec.DecodeError):
         return None
 
 
 def write_endpoints(run: Path, endpoints: Endpoints) -> None:
     """Replace the file whole."""
-    path = run / f"{FILE}.{os.getpid()}"
+    path = run / f"{GATEWAY_FILE}.{os.getpid()}"
     path.write_bytes(msgspec.json.encode(endpoints))
-    path.replace(run / FILE)
+    path.replace(run / GATEWAY_FILE)
 
 
 def forget_endpoints(run: Path) -> None:

@@ -1,7 +1,7 @@
 """Reference data as a worker that books reads it: a catalogue and a border, kept up with what capture has defined.
 
-Owns the reading of definitions from the journal, only what is durable, and the defining of a source that is named for the first time. Called
-in the worker's event loop by those who have an intake ring.
+Owns the reading of definitions from the journal, only what is durable, and the defining of a source that is named for the first time.
+Called in the worker's event loop by those who have an intake ring.
 """
 
 from __future__ import annotations
