@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from pks.base.errors import PksError
+from pks.base.errors import Code, PksError
 from pks.base.units import InexactNumber, parse_scaled
-from pks.bff.problems import Problem, not_found
+from pks.bff.problems import Problem, not_found, refused
 from pks.edges.files.rows import TradeRow
 from pks.edges.postgres import approvals as store
 from pks.edges.postgres.approvals import Approval, NotWaiting
@@ -95,12 +95,15 @@ class Approvals:
         self._connect = connect
 
     async def put(self, row: TradeRow, principal: Principal, key: str, over: Over) -> Approval:
-        """Have it wait; the same one for a repeat. Raises Retryable without Postgres."""
+        """Have it wait; the same one for a repeat. Raises Retryable without Postgres, Problem where the key has another command."""
         async with self._connect() as connection:
-            return await store.put(
+            found = await store.put(
                 connection, principal.name, _words(row), command_key=command_key(row, key), idempotency_key=key,
                 notional=over.notional, currency=over.currency, allowed=over.allowed,
             )  # fmt: skip
+        if found.command != _words(row):
+            raise refused(Code.IDEMPOTENCY_CONFLICT, "Idempotency-Key", key, f"under this key another command waits or waited: {found.id}")
+        return found
 
     async def find(self, principal: Principal, states: tuple[str, ...], after: int, limit: int) -> list[Approval]:
         """What waits, or waited, in books that the user sees."""

@@ -12,13 +12,16 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from litestar import Response
+from litestar import Request, Response
 
-from pks.base.errors import CODES, Code
+from pks.base.errors import Code
+from pks.bff.approvals import Approvals, Over, over_limit, row_of
+from pks.bff.audit import AuditLog
 from pks.bff.problems import STATUS_OF, Problem, refused
 from pks.client.bulk import Outcome
 from pks.edges.files.rows import RowError, TradeRow
 from pks.edges.files.trades import read_trades
+from pks.edges.postgres.approvals import Approval
 from pks.engine.booking.border import BLOCK_SOURCE
 
 if TYPE_CHECKING:
@@ -32,14 +35,28 @@ KEY_HEADER, KEY_FIELD = "Idempotency-Key", "idempotency_hash"
 KEY_FORM = re.compile(r"[\x21-\x7e]{1,100}")
 
 CORRECTIONS = ("AMEND", "CANCEL", "FEE")
+ACTIONS = {name: name for name in (*CORRECTIONS, "OPENING", "TRANSFER", "ALLOCATION")}
+"""Kind of a row -> the audit's word; everything else is BOOK."""
 
 
-class Booked(msgspec.Struct, frozen=True):
-    """What is said of a trade that is booked: durable at `sequence`, which a repeat gets too."""
+WAITING = "WAITING"
+"""Status of what a second person must let go on; the approval's number is the outcome's value."""
+
+
+class Booked(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is said of a trade that is booked: durable at `sequence`, which a repeat gets too. Of one that waits for a second person:
+    the number under which it does.
+    """
 
     status: str
     trade_id: str
-    sequence: int
+    sequence: int = 0
+    approval: int = 0
+
+
+def address_of(request: Request[Any, Any, Any]) -> str:
+    """Where a request comes from."""
+    return request.client.host if request.client else ""
 
 
 def one_row(body: bytes) -> tuple[TradeRow, str]:
@@ -77,27 +94,18 @@ def key_of_command(header: str | None, field: str) -> str:
     return key
 
 
-def may_touch(principal: Principal, row: TradeRow) -> Problem | None:
-    """Why a row names a book that the user may not see: in the words for one that does not exist."""
-    for field in ("book", "to_book"):
-        book = getattr(row, field)
-        if book and not principal.sees(book):
-            return refused(Code.UNKNOWN_BOOK, field, book)
-    return None
-
-
 def refused_of(problem: Problem, row: TradeRow) -> Outcome:
     """A problem of one row among many."""
     return Outcome(row.line, row.trade_id, "REFUSED", 0, problem.code, problem.field, str(problem.value or ""), problem.detail)
 
 
 def answer(outcome: Outcome) -> Response[Any]:
-    """201 for a new booking, 200 for a repeat. Raises Problem for a refusal."""
+    """201 for a new booking, 200 for a repeat, 202 for what waits for a second person. Raises Problem for a refusal."""
     if outcome.status == "REFUSED":
-        code = Code[outcome.code]
-        raise Problem(
-            STATUS_OF.get(code, 422), outcome.code, outcome.reason or CODES[code], field=outcome.field, value=outcome.value or None
-        )
+        status = STATUS_OF.get(Code[outcome.code], 422) if outcome.code in Code.__members__ else 422
+        raise Problem(status, outcome.code, outcome.reason, field=outcome.field, value=outcome.value or None)
+    if outcome.status == WAITING:
+        return Response(Booked(WAITING, outcome.trade_id, approval=int(outcome.value)), status_code=202)
     return Response(
         Booked(outcome.status, outcome.trade_id, outcome.sequence),
         status_code=201 if outcome.status == "ACCEPTED" else 200,
@@ -111,53 +119,110 @@ def batch_answer(outcomes: Sequence[Outcome]) -> Iterable[dict[str, Any]]:
 
 
 class Commands:
-    """What users may have booked: checked for whose books it touches, then handed to `booking`, and noted for the audit."""
+    """What users may have booked: checked for whose books it touches and for its size, handed to `booking`, noted for the audit."""
 
-    def __init__(self, booking: Booking, originals: Originals, note: Callable[[Principal, str, str, str], None]) -> None:
-        """originals: the trades that a correction may mean. note: takes (user, action, subject, outcome) for the audit."""
-        self._booking, self._originals, self._note = booking, originals, note
+    def __init__(self, booking: Booking, approvals: Approvals, audit: AuditLog, originals: Originals, limits: dict[str, str]) -> None:
+        """originals: the trades that a correction may mean. limits: currency -> notional above which a trade waits."""
+        self._booking, self._approvals, self._audit, self._originals, self._limits = booking, approvals, audit, originals, limits
 
-    async def book(self, rows: Sequence[TradeRow | RowError], principal: Principal, key: str = "") -> list[Outcome]:
-        """What became of each row, in order; none of it is a secret of a book that the user may not see. Raises Problem for a permission
-        that is lacking, Retryable where the core or the past cannot be asked.
+    async def book(self, rows: Sequence[TradeRow | RowError], principal: Principal, key: str = "", address: str = "") -> list[Outcome]:
+        """What became of each row, in order; none of it is a secret of a book that the user may not see.
+
+        Rows are booked as they come: a row that waits for a second person holds up no other. Raises Problem for a permission that is
+        lacking, Retryable where the core, the past, or the queue of those who wait cannot be asked.
         """
+        self._audit.check_room()
         said: dict[int, Outcome] = {}
         allowed: list[TradeRow | RowError] = []
         for place, row in enumerate(rows):
-            problem = None if isinstance(row, RowError) else await self._refusal(row, principal)
-            if problem is not None:
-                assert isinstance(row, TradeRow), "what was not read is not judged"
-                said[place] = refused_of(problem, row)
-            else:
+            outcome = None if isinstance(row, RowError) else await self._held_back(row, principal, key)
+            if outcome is None:
                 allowed.append(row)
+            else:
+                said[place] = outcome
         outcomes = iter(await self._booking.book(allowed, principal.name, key) if allowed else ())
         found = [said[place] if place in said else next(outcomes) for place in range(len(rows))]
         for row, outcome in zip(rows, found, strict=True):
-            kind = (getattr(row, "kind", "") or "TRADE").lower()
-            self._note(principal, f"trade.{kind}", outcome.trade_id, f"{outcome.status} {outcome.code or outcome.sequence}")
+            self._note(principal, row, outcome, address)
         return found
 
-    async def _refusal(self, row: TradeRow, principal: Principal) -> Problem | None:
-        """Why this user may not have this row booked."""
-        is_correction = row.kind.strip().upper() in CORRECTIONS
-        wanted = "CORRECT" if is_correction else "BOOK"
+    async def approve(self, number: int, principal: Principal, address: str = "") -> Outcome:
+        """Let what waits be booked, in the name and under the key of who wanted it. Raises Problem."""
+        self._audit.check_room()
+        approval = await self._approvals.decide(number, principal, approved=True)
+        row = row_of(approval)
+        outcome = (await self._booking.book([row], approval.actor, approval.idempotency_key))[0]
+        await self._approvals.settle(number, None if outcome.status == "REFUSED" else outcome.sequence, outcome.reason)
+        self._note(principal, row, outcome, address, "APPROVE", approval=number, wanted_by=approval.actor)
+        return outcome
+
+    async def reject(self, number: int, principal: Principal, reason: str, address: str = "") -> Approval:
+        """It is not booked. Raises Problem."""
+        self._audit.check_room()
+        approval = await self._approvals.decide(number, principal, approved=False, reason=reason)
+        detail = {"approval": number, "reason": reason}
+        self._audit.note(principal.name, "REJECT", approval.trade_id, address=address, session=principal.session, **detail)
+        return approval
+
+    def _note(
+        self, principal: Principal, row: TradeRow | RowError, outcome: Outcome, address: str, action: str = "", **detail: Any
+    ) -> None:
+        kind = (getattr(row, "kind", "") or "TRADE").strip().upper()
+        self._audit.note(
+            principal.name, action or ACTIONS.get(kind, "BOOK"), outcome.trade_id, code=outcome.code, address=address,
+            session=principal.session, status=outcome.status, sequence=outcome.sequence, book=getattr(row, "book", ""), **detail,
+        )  # fmt: skip
+
+    async def _held_back(self, row: TradeRow, principal: Principal, key: str) -> Outcome | None:
+        """Why this row is not booked now; None for one that is."""
+        kind = row.kind.strip().upper()
+        wanted = "CORRECT" if kind in CORRECTIONS else "BOOK"
         if not principal.may(wanted):
             raise Problem(403, "FORBIDDEN", f"this asks for the permission {wanted}, which none of your roles has")
-        if principal.books is None:
+        meant: Sequence[dict[str, Any]] = ()
+        if kind in CORRECTIONS and (principal.books is not None or self._limits):
+            meant = [one for one in await self._originals(row) if one["book"] is None or principal.sees(one["book"])]
+        if principal.books is not None and (problem := _not_yours(row, kind, meant, principal)) is not None:
+            return refused_of(problem, row)
+        over = await self._over(row, kind, meant)
+        if over is None:
             return None
-        if (problem := may_touch(principal, row)) is not None:
-            return problem
-        if is_correction:
-            return await self._only_own(row, principal)
-        if not row.book and row.source != BLOCK_SOURCE:
-            return refused(Code.MISSING_FIELD, "book", None, "a user of certain books names the book: no rule routes for him")
+        approval = await self._approvals.put(row, principal, key, over)
+        if approval.state in ("WAITING", "APPROVED"):
+            reason = f"{over.notional} {over.currency} is above {over.allowed}: a second person decides"
+            return Outcome(row.line, row.trade_id, WAITING, 0, "", "approval", str(approval.id), reason)
+        if approval.sequence is not None:
+            return Outcome(row.line, row.trade_id, "DUPLICATE", approval.sequence, "", "", "", "")
+        return Outcome(row.line, row.trade_id, "REFUSED", 0, "NOT_APPROVED", "approval", str(approval.id), approval.reason or "rejected")
+
+    async def _over(self, row: TradeRow, kind: str, meant: Sequence[dict[str, Any]]) -> Over | None:
+        if not self._limits:
+            return None
+        catalogue = await self._booking.catalogue()
+        if kind in ("", "TRADE") and not row.parent_id:
+            return over_limit(catalogue, self._limits, row.instrument, row.venue, row.quantity, row.price)
+        if kind == "AMEND" and len(meant) == 1 and (row.quantity or row.price or row.instrument):
+            one = meant[0]
+            quantity, price = row.quantity or one["quantity"] or "", row.price or one["price"] or ""
+            return over_limit(catalogue, self._limits, row.instrument or one["instrument"] or "", row.venue, quantity, price)
         return None
 
-    async def _only_own(self, row: TradeRow, principal: Principal) -> Problem | None:
-        """A correction finds its trade by id alone: of those that it may mean the user's own must be the only one."""
-        found = [one for one in await self._originals(row) if one["book"] is None or principal.sees(one["book"])]
-        if not found:
-            return refused(Code.UNKNOWN_TRADE, "trade_id", row.trade_id)
-        if len(found) == 1:
-            row.source, row.account = row.source or found[0]["source"] or "", row.account or found[0]["account"] or ""
-        return None
+
+def _not_yours(row: TradeRow, kind: str, meant: Sequence[dict[str, Any]], principal: Principal) -> Problem | None:
+    """Why a user of certain books may not have this row booked: in the words for what does not exist.
+
+    A correction finds its trade by id alone, so of those that it may mean the user's own must be the only one.
+    """
+    for field in ("book", "to_book"):
+        book = getattr(row, field)
+        if book and not principal.sees(book):
+            return refused(Code.UNKNOWN_BOOK, field, book)
+    if kind not in CORRECTIONS:
+        if row.book or row.source == BLOCK_SOURCE:
+            return None
+        return refused(Code.MISSING_FIELD, "book", None, "a user of certain books names the book: no rule routes for him")
+    if not meant:
+        return refused(Code.UNKNOWN_TRADE, "trade_id", row.trade_id)
+    if len(meant) == 1:
+        row.source, row.account = row.source or meant[0]["source"] or "", row.account or meant[0]["account"] or ""
+    return None

@@ -12,7 +12,7 @@ from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from pks.base.errors import Code
-from pks.bff.commands import Booked, answer, batch_answer, key_of_command, may_touch, one_row, refused_of
+from pks.bff.commands import Booked, address_of, answer, batch_answer, key_of_command, one_row
 from pks.bff.problems import Problem, refused
 from pks.edges.files.rows import RowError, TradeRow
 from pks.edges.files.trades import read_trades
@@ -37,6 +37,7 @@ BOOKED = {
         Booked, description="booked and durable", examples=[Example(value={"status": "ACCEPTED", "trade_id": "T-1", "sequence": 42})]
     ),
     200: ResponseSpec(Booked, description="a repeat: the first sequence"),
+    202: ResponseSpec(Booked, description="above the limit of one person: waits for a second one"),
 }
 
 
@@ -75,7 +76,7 @@ async def _correct(request: Request[Any, Any, Any], trade_id: str, kind: str, ke
 
 async def _book(request: Request[Any, Any, Any], row: TradeRow, key: str) -> Response[Any]:
     gateway: Gateway = request.app.state.gateway
-    outcome = (await gateway.commands.book([row], request.user, key))[0]
+    outcome = (await gateway.commands.book([row], request.user, key, address_of(request)))[0]
     return answer(outcome)
 
 
@@ -95,11 +96,10 @@ async def book_batch(request: Request[Any, Any, Any]) -> Response[Any]:
             )
         rows.append(row)
         if len(rows) >= SUB_BATCH:
-            said += await gateway.commands.book(rows, request.user)
+            said += await gateway.commands.book(rows, request.user, address=address_of(request))
             rows = []
-    said += await gateway.commands.book(rows, request.user)
+    said += await gateway.commands.book(rows, request.user, address=address_of(request))
     return Response(msgspec.json.encode(batch_answer(said)), media_type="application/json")
 
 
 HANDLERS = [book_trade, cancel_trade, amend_trade, book_batch]
-__all__ = ["HANDLERS", "may_touch", "refused_of"]
