@@ -549,7 +549,7 @@ async def audited(connection: asyncpg.Connection, most: int = 100) -> list[tuple
                           order by id desc limit $1) as newest order by id""",
         most,
     )
-    return [(row["at"], Audit(*[row[name] for name in _AUDIT_TEXTS], detail=json.loads(row["detail"]))) for row in rows]
+    return [(row["at"], Audit(*(row[name] for name in _AUDIT_TEXTS), json.loads(row["detail"]))) for row in rows]
 
 
 _AUDIT_TEXTS = ("actor", "action", "subject", "outcome", "code", "address", "session")
