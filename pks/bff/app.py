@@ -17,11 +17,13 @@ from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from pks.bff import rest_health, rest_positions, rest_trades
+from pks.bff import rest_admin, rest_approvals, rest_health, rest_letters, rest_positions, rest_reference, rest_trades
 from pks.bff.limits import RateLimit
+from pks.bff.pages import Page
 from pks.bff.problems import Problem, problem_of, problem_response
 
 if TYPE_CHECKING:
@@ -63,7 +65,14 @@ def make_litestar(gateway: Gateway) -> Litestar:
     settings = gateway.config
     api = Router(
         API,
-        route_handlers=[*rest_positions.HANDLERS, *rest_trades.HANDLERS],
+        route_handlers=[
+            *rest_positions.HANDLERS,
+            *rest_trades.HANDLERS,
+            *rest_approvals.HANDLERS,
+            *rest_reference.HANDLERS,
+            *rest_admin.HANDLERS,
+            *rest_letters.HANDLERS,
+        ],
         guards=[authenticated],
         security=[{"bearer": []}],
     )
@@ -79,6 +88,7 @@ def make_litestar(gateway: Gateway) -> Litestar:
             title="PKS",
             version=metadata.version("pks"),
             path="/docs",
+            render_plugins=[Page(), JsonRenderPlugin(path="/openapi.json")],
             components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT")}),
             use_handler_docstrings=True,
         ),
@@ -91,7 +101,7 @@ def make_litestar(gateway: Gateway) -> Litestar:
 async def authenticated(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """The guard of all that is not open: a user by its token, who may do what the handler does. Raises Problem."""
     gateway: Gateway = connection.app.state.gateway
-    principal = await gateway.principal_of(connection.headers.get("authorization", ""))
+    principal = await principal_of(gateway.access, connection.headers.get("authorization", ""))
     wanted = handler.opt.get(PERMISSION, "READ")
     if not principal.may(wanted):
         raise Problem(403, "FORBIDDEN", f"this asks for the permission {wanted}, which none of your roles has")

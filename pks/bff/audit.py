@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from pks.base.clock import format_time
 from pks.base.errors import Retryable
+from pks.edges.postgres.users import Audit, audit
 
 FILE = "audit.spool"
 NOTES_MAX = 100_000
@@ -132,6 +134,31 @@ class AuditLog:
     def close(self) -> None:
         """Let go of the file; what waits stays in it."""
         os.close(self._file)
+
+
+class AuditRows:
+    """The store that `auth.audit` is, over one connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def known(self, names: list[str]) -> set[str]:
+        """Which notes stand there: looked for among those of the last days, since a spool is brought as soon as Postgres is there."""
+        rows = await self._connection.fetch(
+            "select detail->>'note' as name from auth.audit where at > now() - interval '7 days' and detail->>'note' = any($1)", names
+        )
+        return {row["name"] for row in rows}
+
+    async def write(self, notes: list[Note]) -> None:
+        """One transaction."""
+        rows = [
+            Audit(one.actor, one.action, one.subject, one.outcome, one.code, one.address, one.session, {
+                **one.detail, "note": one.name, "noted_at": format_time(one.at_ns),
+            })
+            for one in notes
+        ]  # fmt: skip
+        async with self._connection.transaction():
+            await audit(self._connection, *rows)
 
 
 def read_spool(path: Path) -> list[Note]:

@@ -23,7 +23,14 @@ CONNECTIONS_MAX = 8
 SECONDS = 5.0
 IDLE_SECONDS = 60.0
 
-AWAY = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.CannotConnectNowError, asyncpg.AdminShutdownError)
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+)
 """What asyncpg raises when there is no server, or not the one that there was."""
 
 

@@ -11,15 +11,22 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 import uvicorn
+from litestar import Request
 
+from pks.bff.access import Principal
 from pks.bff.app import make_app
+from pks.bff.approvals import Approvals
+from pks.bff.audit import AuditLog, AuditRows
 from pks.bff.booking import Booking
+from pks.bff.commands import Commands, address_of
+from pks.bff.database import Database
 from pks.bff.live import Live, NotLive
 from pks.bff.ports import Endpoints, forget_endpoints, listen, read_endpoints, shown_host, write_endpoints
+from pks.servers.endpoints import endpoint
 from pks.workers.runtime import Context
 
 SHUTDOWN_SECONDS = 2
@@ -46,12 +53,17 @@ class Gateway:
         self.requests_count = 0
         self.live = Live(context.config.instance, context.host)
         self.booking = Booking(context)
+        self.database = Database(lambda: endpoint(context.config, "postgres"))
+        self.audit = AuditLog(context.paths.run, f"{context.epoch}.{os.getpid()}", context.clock.wall_ns, self._audit_waits)
+        self.approvals = Approvals(self.database.lend)
+        self.commands = Commands(self.booking, self.approvals, self.audit, self._originals, self.config.four_eyes)
         self._tasks: list[asyncio.Task[Any]] = []
         self._server: uvicorn.Server | None = None
 
     async def start(self) -> None:
         """Returns when clients are served. Raises PortTaken and what is wrong with certificates."""
         self._spawn(self.booking.run())
+        self._spawn(self.audit.run(self._audit_store))
         last = read_endpoints(self.context.paths.run)
         door = listen(self.config, "rest_port", last.rest_port if last else 0)
         self._server = _Server(self._uvicorn())
@@ -97,6 +109,19 @@ class Gateway:
         for task in done:
             task.result()
 
+    def note(self, request: Request[Any, Any, Any], action: str, subject: str, **detail: Any) -> None:
+        """What a user did goes into the audit."""
+        principal: Principal = request.user
+        self.audit.note(principal.name, action, subject, address=address_of(request), session=principal.session, **detail)
+
+    def _audit_waits(self, reason: str) -> None:
+        self.context.log.warning("the audit waits for Postgres", reason=reason, notes=self.audit.waiting_count)
+
+    @contextlib.asynccontextmanager
+    async def _audit_store(self) -> AsyncIterator[AuditRows]:
+        async with self.database.lend() as connection:
+            yield AuditRows(connection)
+
     def show(self) -> None:
         """What `pks status` says of us: the last event that users see."""
         with contextlib.suppress(NotLive):
@@ -114,6 +139,8 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.database.close()
+        self.audit.close()
         self.live.close()
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

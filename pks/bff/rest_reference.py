@@ -101,11 +101,12 @@ async def _define(request: Request[Any, Any, Any], made_of: type[Definition], fi
     if isinstance(definition, Book) and not request.user.sees(definition.code):
         raise refused(Code.UNKNOWN_BOOK, "code", definition.code)
     assert isinstance(definition, AnyDefinition), "one of the kinds"
+    gateway.audit.check_room()
     reply = (await gateway.booking.define([definition]))[0]
     code = Code(int(reply["code"]))
     if code not in (Code.ACCEPTED, Code.DUPLICATE):
         raise refused(code, FIELD_NAME.get(int(reply["field"]), ""), None, CODES[code])
-    gateway.note(request.user, f"refdata.{made_of.__name__.lower()}", definition.code, f"{code.name} {int(reply['sequence'])}")
+    gateway.note(request, "REFDATA", f"{made_of.__name__.lower()} {definition.code}", sequence=int(reply["sequence"]))
     sequence = {"Pks-Sequence": str(int(reply["sequence"]))}
     return Response(as_row(definition), status_code=status if code is Code.ACCEPTED else 200, headers=sequence)
 
