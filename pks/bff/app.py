@@ -13,26 +13,22 @@ from typing import TYPE_CHECKING, Any
 from litestar import Litestar, Request, Response, Router
 from litestar.config.compression import CompressionConfig
 from litestar.config.cors import CORSConfig
-from litestar.connection import ASGIConnection
 from litestar.datastructures import State
-from litestar.handlers import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from pks.bff import rest_admin, rest_approvals, rest_health, rest_letters, rest_positions, rest_reference, rest_trades
+from pks.bff.guards import authenticated, within_rate
 from pks.bff.limits import RateLimit
 from pks.bff.pages import Page
-from pks.bff.problems import Problem, problem_of, problem_response
+from pks.bff.problems import problem_of, problem_response
 
 if TYPE_CHECKING:
     from pks.bff.gateway import Gateway
 
 API = "/api/v1"
-PERMISSION, OPEN = "permission", "open"
-"""Words of a handler's `opt`: the permission that it asks for (READ unless said), or that it asks for no user."""
-
 COMPRESSED_BYTES_MIN = 1024
 
 SECURITY_HEADERS = {
@@ -96,25 +92,6 @@ def make_litestar(gateway: Gateway) -> Litestar:
         logging_config=None,
         debug=False,
     )
-
-
-async def authenticated(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """The guard of all that is not open: a user by its token, who may do what the handler does. Raises Problem."""
-    gateway: Gateway = connection.app.state.gateway
-    principal = await principal_of(gateway.access, connection.headers.get("authorization", ""))
-    wanted = handler.opt.get(PERMISSION, "READ")
-    if not principal.may(wanted):
-        raise Problem(403, "FORBIDDEN", f"this asks for the permission {wanted}, which none of your roles has")
-    connection.scope["user"] = principal
-
-
-async def within_rate(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """The guard against one caller who takes all: by token where there is one, else by address. Raises Problem."""
-    limit: RateLimit = connection.app.state.limit
-    who = connection.headers.get("authorization", "") or (connection.client.host if connection.client else "")
-    wait = limit.wait(who)
-    if wait:
-        raise Problem(429, "TOO_MANY_REQUESTS", f"more than {limit.rate} requests a second", headers={"Retry-After": str(wait)})
 
 
 def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

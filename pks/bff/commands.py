@@ -15,6 +15,7 @@ import msgspec
 from litestar import Request, Response
 
 from pks.base.errors import Code
+from pks.bff.access import Permission
 from pks.bff.approvals import Approvals, Over, over_limit, row_of
 from pks.bff.audit import AuditLog
 from pks.bff.problems import STATUS_OF, Problem, refused
@@ -160,8 +161,9 @@ class Commands:
         """It is not booked. Raises Problem."""
         self._audit.check_room()
         approval = await self._approvals.decide(number, principal, approved=False, reason=reason)
-        detail = {"approval": number, "reason": reason}
-        self._audit.note(principal.name, "REJECT", approval.trade_id, address=address, session=principal.session, **detail)
+        self._audit.note(
+            principal.name, "REJECT", approval.trade_id, address=address, session=principal.session, approval=number, reason=reason
+        )
         return approval
 
     def _note(
@@ -176,7 +178,7 @@ class Commands:
     async def _held_back(self, row: TradeRow, principal: Principal, key: str) -> Outcome | None:
         """Why this row is not booked now; None for one that is."""
         kind = row.kind.strip().upper()
-        wanted = "CORRECT" if kind in CORRECTIONS else "BOOK"
+        wanted = Permission.CORRECT if kind in CORRECTIONS else Permission.BOOK
         if not principal.may(wanted):
             raise Problem(403, "FORBIDDEN", f"this asks for the permission {wanted}, which none of your roles has")
         meant: Sequence[dict[str, Any]] = ()

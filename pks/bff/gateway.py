@@ -11,22 +11,22 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any
 
 import uvicorn
 from litestar import Request
 
-from pks.bff.access import Principal
+from pks.bff.access import NotAuthenticated, Principal, make_access
 from pks.bff.app import make_app
 from pks.bff.approvals import Approvals
 from pks.bff.audit import AuditLog, AuditRows
-from pks.bff.booking import Booking
+from pks.bff.booking import Booking, NotTaken
 from pks.bff.commands import Commands, address_of
-from pks.bff.database import Database
 from pks.bff.live import Live, NotLive
 from pks.bff.ports import Endpoints, forget_endpoints, listen, read_endpoints, shown_host, write_endpoints
-from pks.servers.endpoints import endpoint
+from pks.bff.problems import BEARER, Problem
+from pks.edges.files.rows import TradeRow
 from pks.workers.runtime import Context
 
 SHUTDOWN_SECONDS = 2
@@ -53,15 +53,16 @@ class Gateway:
         self.requests_count = 0
         self.live = Live(context.config.instance, context.host)
         self.booking = Booking(context)
-        self.database = Database(lambda: endpoint(context.config, "postgres"))
+        self.access = make_access(context.config)
         self.audit = AuditLog(context.paths.run, f"{context.epoch}.{os.getpid()}", context.clock.wall_ns, self._audit_waits)
-        self.approvals = Approvals(self.database.lend)
+        self.approvals = Approvals(self.access.store)
         self.commands = Commands(self.booking, self.approvals, self.audit, self._originals, self.config.four_eyes)
         self._tasks: list[asyncio.Task[Any]] = []
         self._server: uvicorn.Server | None = None
 
     async def start(self) -> None:
         """Returns when clients are served. Raises PortTaken and what is wrong with certificates."""
+        await self.access.start()
         self._spawn(self.booking.run())
         self._spawn(self.audit.run(self._audit_store))
         last = read_endpoints(self.context.paths.run)
@@ -109,6 +110,20 @@ class Gateway:
         for task in done:
             task.result()
 
+    async def principal_of(self, authorization: str) -> Principal:
+        """Who sends this header. Raises Problem 401, AccessUnavailable."""
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Problem(401, "NOT_AUTHENTICATED", "a bearer token is asked for: POST /auth/login gives one", headers=BEARER)
+        try:
+            return await self.access.judge(token)
+        except NotAuthenticated:
+            raise Problem(401, "NOT_AUTHENTICATED", "the token is not valid, or not any more", headers=BEARER) from None
+
+    async def _originals(self, row: TradeRow) -> Sequence[dict[str, Any]]:
+        """Trades that a correction may mean."""
+        raise NotTaken("the past cannot be asked")
+
     def note(self, request: Request[Any, Any, Any], action: str, subject: str, **detail: Any) -> None:
         """What a user did goes into the audit."""
         principal: Principal = request.user
@@ -119,7 +134,7 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def _audit_store(self) -> AsyncIterator[AuditRows]:
-        async with self.database.lend() as connection:
+        async with self.access.store() as connection:
             yield AuditRows(connection)
 
     def show(self) -> None:
@@ -139,7 +154,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.database.close()
+        await self.access.close()
         self.audit.close()
         self.live.close()
 

@@ -46,20 +46,18 @@ def page_of(document: dict[str, Any], base: str) -> str:
         for method in METHODS:
             if method in item:
                 operation = item[method]
-                groups.setdefault((operation.get("tags") or ["more"])[0], []).append(
-                    "".join(_operation(document, base, path, method, operation))
-                )
+                groups.setdefault((operation.get("tags") or ["more"])[0], []).append("".join(_operation(base, path, method, operation)))
     links = "".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in groups)
     parts = "".join(f'<h2 id="{escape(name)}">{escape(name)}</h2>{"".join(found)}' for name, found in groups.items())
     title = escape(document["info"]["title"])
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style></head><body><h1>{title} '
-        f'{escape(document["info"]["version"])}</h1><p>The document itself: <a href="/docs/openapi.json">openapi.json</a>. Decimals and times are '
-        f"text. Errors are problem details with a stable <code>code</code>.</p><nav>{links}</nav>{parts}</body></html>"
+        f'{escape(document["info"]["version"])}</h1><p>The document itself: <a href="/docs/openapi.json">openapi.json</a>. Decimals and '
+        f"times are text. Errors are problem details with a stable <code>code</code>.</p><nav>{links}</nav>{parts}</body></html>"
     )
 
 
-def _operation(document: dict[str, Any], base: str, path: str, method: str, operation: dict[str, Any]) -> Iterator[str]:
+def _operation(base: str, path: str, method: str, operation: dict[str, Any]) -> Iterator[str]:
     yield (
         f'<details><summary><span class="verb">{method.upper()}</span><code>{escape(path)}</code> '
         f"{escape(operation.get('summary', ''))}</summary>"
@@ -69,8 +67,8 @@ def _operation(document: dict[str, Any], base: str, path: str, method: str, oper
     parameters = operation.get("parameters", [])
     if parameters:
         rows = "".join(
-            f"<tr><td><code>{escape(one['name'])}</code></td><td>{escape(one['in'])}</td><td>{escape(_type_of(document, one.get('schema', {})))}"
-            f"</td><td>{escape(one.get('description', ''))}</td></tr>"
+            f"<tr><td><code>{escape(one['name'])}</code></td><td>{escape(one['in'])}</td>"
+            f"<td>{escape(_type_of(one.get('schema', {})))}</td><td>{escape(one.get('description', ''))}</td></tr>"
             for one in parameters
         )
         yield f"<table><tr><th>parameter</th><th>in</th><th>type</th><th></th></tr>{rows}</table>"
@@ -106,14 +104,14 @@ def _example(holder: dict[str, Any]) -> Any:
     return None
 
 
-def _type_of(document: dict[str, Any], schema: dict[str, Any]) -> str:
+def _type_of(schema: dict[str, Any]) -> str:
     """A schema in a word or two."""
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     if "oneOf" in schema:
-        return " or ".join(sorted({_type_of(document, one) for one in schema["oneOf"]} - {"null"}))
+        return " or ".join(sorted({_type_of(one) for one in schema["oneOf"]} - {"null"}))
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if schema.get("type") == "array":
-        return f"{_type_of(document, schema.get('items', {}))}, several"
+        return f"{_type_of(schema.get('items', {}))}, several"
     return str(schema.get("type", ""))

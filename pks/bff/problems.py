@@ -19,6 +19,9 @@ from pks.base.errors import CODES, SHOWN_CHARACTERS_MAX, Code, PksError, Refused
 
 MEDIA_TYPE = "application/problem+json"
 
+BEARER = {"WWW-Authenticate": 'Bearer realm="pks"'}
+"""Goes with each 401."""
+
 RETRY_SECONDS = 1
 """What is told to whoever came while an edge, the core or a worker was away."""
 

@@ -8,6 +8,8 @@ from litestar import Request, get
 from litestar.params import Parameter
 
 from pks.base.clock import format_time
+from pks.bff.access import Permission
+from pks.bff.guards import asks
 from pks.edges.chat.keep import AlertFile
 from pks.layouts.segment import WorkerState
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 ALERTS_MAX = 1000
 
 
-@get("/admin/workers", opt={"permission": "OPERATE"}, summary="Workers", tags=["administration"])
+@get("/admin/workers", opt=asks(Permission.OPERATE), summary="Workers", tags=["administration"])
 async def workers(request: Request[Any, Any, Any]) -> dict[str, Any]:
     """Each worker's state, process, restarts, cursor, lag and last error, as `pks status` has them."""
     gateway: Gateway = request.app.state.gateway
@@ -40,7 +42,7 @@ async def workers(request: Request[Any, Any, Any]) -> dict[str, Any]:
     }
 
 
-@get("/admin/alerts", opt={"permission": "OPERATE"}, summary="Alerts", tags=["administration"])
+@get("/admin/alerts", opt=asks(Permission.OPERATE), summary="Alerts", tags=["administration"])
 async def alerts(
     request: Request[Any, Any, Any], limit: Annotated[int, Parameter(query="limit", ge=1, le=ALERTS_MAX, required=False)] = 100
 ) -> dict[str, Any]:

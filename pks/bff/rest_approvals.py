@@ -10,7 +10,9 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.params import Parameter
 
+from pks.bff.access import Permission
 from pks.bff.commands import address_of, answer
+from pks.bff.guards import asks
 from pks.bff.lists import JSON, LIMIT_DEFAULT, LIMIT_MAX
 from pks.bff.problems import Problem
 
@@ -42,14 +44,14 @@ async def approvals(
     return Response(msgspec.json.encode({"items": found, "next": following}), media_type=JSON)
 
 
-@post("/approvals/{number:int}/approve", opt={"permission": "APPROVE"}, summary="Let it go on", tags=["approvals"])
+@post("/approvals/{number:int}/approve", opt=asks(Permission.APPROVE), summary="Let it go on", tags=["approvals"])
 async def approve(request: Request[Any, Any, Any], number: int) -> Response[Any]:
     """Book it, in the name of who wanted it; the answer is that of the booking."""
     gateway: Gateway = request.app.state.gateway
     return answer(await gateway.commands.approve(number, request.user, address_of(request)))
 
 
-@post("/approvals/{number:int}/reject", status_code=200, opt={"permission": "APPROVE"}, summary="Do not book it", tags=["approvals"])
+@post("/approvals/{number:int}/reject", status_code=200, opt=asks(Permission.APPROVE), summary="Do not book it", tags=["approvals"])
 async def reject(request: Request[Any, Any, Any], number: int) -> Response[Any]:
     """With a reason, which who wanted it reads."""
     gateway: Gateway = request.app.state.gateway

@@ -32,7 +32,7 @@ class Health(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-@get("/health", opt={"open": True}, summary="Whether the system serves", tags=["system"])
+@get("/health", summary="Whether the system serves", tags=["system"])
 async def health(request: Request[Any, Any, Any]) -> Response[Health]:
     """200 while the core gives figures (`live`, or `stale` while a worker is away), 503 while it does not."""
     gateway: Gateway = request.app.state.gateway
@@ -44,7 +44,7 @@ async def health(request: Request[Any, Any, Any]) -> Response[Health]:
     return Response(Health(freshness.state.value, accepted, freshness.applied, freshness.durable))
 
 
-@get("/metrics", opt={"open": True}, media_type=MediaType.TEXT, summary="Figures for Prometheus", tags=["system"])
+@get("/metrics", media_type=MediaType.TEXT, summary="Figures for Prometheus", tags=["system"])
 async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     """Every worker's state, cursor, lag, restarts, counters and gauges, in Prometheus' text form."""
     registry = CollectorRegistry(auto_describe=False)

@@ -8,6 +8,8 @@ import msgspec
 from litestar import Request, Response, delete, get, patch, post
 from litestar.params import Parameter
 
+from pks.bff.access import Permission
+from pks.bff.guards import asks
 from pks.bff.lists import JSON, LIMIT_MAX
 from pks.bff.problems import Problem, not_found
 from pks.edges.nats.words import change, from_words, to_words
@@ -28,7 +30,7 @@ class Fix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     set: dict[str, str]
 
 
-@get("/admin/dlq", opt={"permission": "OPERATE"}, summary="Dead letters", tags=["administration"])
+@get("/admin/dlq", opt=asks(Permission.OPERATE), summary="Dead letters", tags=["administration"])
 async def letters(
     request: Request[Any, Any, Any],
     states: Annotated[list[str] | None, Parameter(query="state", required=False)] = None,
@@ -41,18 +43,18 @@ async def letters(
             if value not in known:
                 raise Problem(400, "BAD_PARAMETER", f"one of {', '.join(known)}", field=field, value=value)
     gateway: Gateway = request.app.state.gateway
-    async with gateway.database.lend() as connection:
+    async with gateway.access.store() as connection:
         found = await store.find(connection, tuple(states or store.OPEN_STATES), tuple(kinds or store.CLASSES), limit)
     return Response(msgspec.json.encode({"items": [as_words(one) for one in found], "next": None}), media_type=JSON)
 
 
-@get("/admin/dlq/{number:int}", opt={"permission": "OPERATE"}, summary="One dead letter", tags=["administration"])
+@get("/admin/dlq/{number:int}", opt=asks(Permission.OPERATE), summary="One dead letter", tags=["administration"])
 async def letter(request: Request[Any, Any, Any], number: int) -> Response[Any]:
     """With what it says."""
     return _told(await _show(request, number))
 
 
-@patch("/admin/dlq/{number:int}", opt={"permission": "OPERATE"}, summary="Fix a dead letter", tags=["administration"])
+@patch("/admin/dlq/{number:int}", opt=asks(Permission.OPERATE), summary="Fix a dead letter", tags=["administration"])
 async def fix(request: Request[Any, Any, Any], number: int) -> Response[Any]:
     """Let it be sent with other content; the original bytes stay. `inject` sends it."""
     try:
@@ -72,13 +74,19 @@ async def fix(request: Request[Any, Any, Any], number: int) -> Response[Any]:
     return await _done(request, number, "LETTER_FIXED", lambda connection: store.fix(connection, number, made))
 
 
-@post("/admin/dlq/{number:int}/inject", status_code=200, opt={"permission": "OPERATE"}, summary="Send it again", tags=["administration"])
+@post(
+    "/admin/dlq/{number:int}/inject",
+    status_code=200,
+    opt=asks(Permission.OPERATE),
+    summary="Send it again",
+    tags=["administration"],
+)
 async def inject(request: Request[Any, Any, Any], number: int) -> Response[Any]:
     """To its subject, at once; idempotency keys see to it that nothing is booked twice."""
     return await _done(request, number, "LETTER_INJECTED", lambda connection: store.inject(connection, number))
 
 
-@delete("/admin/dlq/{number:int}", status_code=200, opt={"permission": "OPERATE"}, summary="Discard it", tags=["administration"])
+@delete("/admin/dlq/{number:int}", status_code=200, opt=asks(Permission.OPERATE), summary="Discard it", tags=["administration"])
 async def discard(request: Request[Any, Any, Any], number: int, reason: Reason) -> Response[Any]:
     """Be done with it without sending it again; it stays in the list of the resolved."""
     return await _done(request, number, "LETTER_DISCARDED", lambda connection: store.discard(connection, number, reason))
@@ -86,7 +94,7 @@ async def discard(request: Request[Any, Any, Any], number: int, reason: Reason) 
 
 async def _show(request: Request[Any, Any, Any], number: int) -> Letter:
     gateway: Gateway = request.app.state.gateway
-    async with gateway.database.lend() as connection:
+    async with gateway.access.store() as connection:
         try:
             return await store.show(connection, number)
         except NoSuchLetter:
@@ -96,7 +104,7 @@ async def _show(request: Request[Any, Any, Any], number: int) -> Letter:
 async def _done(request: Request[Any, Any, Any], number: int, action: str, act: Any) -> Response[Any]:
     gateway: Gateway = request.app.state.gateway
     gateway.audit.check_room()
-    async with gateway.database.lend() as connection:
+    async with gateway.access.store() as connection:
         try:
             await act(connection)
         except NoSuchLetter:

@@ -11,6 +11,8 @@ from litestar import Request, Response, get, patch, post
 from litestar.params import Parameter
 
 from pks.base.errors import CODES, Code
+from pks.bff.access import Permission
+from pks.bff.guards import asks
 from pks.bff.lists import CSV, JSON, LIMIT_DEFAULT, LIMIT_MAX, form_of, list_response, order_of, page_of
 from pks.bff.problems import Problem, not_found, refused
 from pks.engine.instruments.definitions import Account, AnyDefinition, Book, Currency, Definition, Entity, Instrument, check, price_rules
@@ -63,7 +65,7 @@ async def row(request: Request[Any, Any, Any], kind: Kind, code: str) -> dict[st
     return _one(_known(await gateway.booking.catalogue(), subject, request.user), subject, code)
 
 
-@post("/ref/{kind:str}", opt={"permission": "REFDATA"}, summary="Define a row", tags=["reference data"])
+@post("/ref/{kind:str}", opt=asks(Permission.REFDATA), summary="Define a row", tags=["reference data"])
 async def define(request: Request[Any, Any, Any], kind: Kind) -> Response[Any]:
     """A new row; an instrument's scales and rules are its class's where they are left out. 409 where the code is taken."""
     gateway: Gateway = request.app.state.gateway
@@ -77,7 +79,7 @@ async def define(request: Request[Any, Any, Any], kind: Kind) -> Response[Any]:
     return await _define(request, made_of, fields, 201)
 
 
-@patch("/ref/{kind:str}/{code:str}", opt={"permission": "REFDATA"}, summary="Change a row", tags=["reference data"])
+@patch("/ref/{kind:str}/{code:str}", opt=asks(Permission.REFDATA), summary="Change a row", tags=["reference data"])
 async def change(request: Request[Any, Any, Any], kind: Kind, code: str) -> Response[Any]:
     """The body has what changes. What is booked keeps what it was booked with."""
     gateway: Gateway = request.app.state.gateway

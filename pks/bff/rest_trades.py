@@ -12,7 +12,9 @@ from litestar.openapi.spec import Example
 from litestar.params import Parameter
 
 from pks.base.errors import Code
+from pks.bff.access import Permission
 from pks.bff.commands import Booked, address_of, answer, batch_answer, key_of_command, one_row
+from pks.bff.guards import asks
 from pks.bff.problems import Problem, refused
 from pks.edges.files.rows import RowError, TradeRow
 from pks.edges.files.trades import read_trades
@@ -41,7 +43,7 @@ BOOKED = {
 }
 
 
-@post("/trades/book", opt={"permission": "BOOK"}, responses=BOOKED, summary="Book a trade", tags=["trades"])
+@post("/trades/book", opt=asks(Permission.BOOK), responses=BOOKED, summary="Book a trade", tags=["trades"])
 async def book_trade(request: Request[Any, Any, Any], key: Key = None) -> Response[Any]:
     """Book one trade, opening lot, fee or transfer; the fields are those of the trade input, numbers as text.
 
@@ -52,13 +54,13 @@ async def book_trade(request: Request[Any, Any, Any], key: Key = None) -> Respon
     return await _book(request, row, key_of_command(key, field))
 
 
-@post("/trades/{trade_id:str}/cancel", opt={"permission": "CORRECT"}, responses=BOOKED, summary="Cancel a trade", tags=["trades"])
+@post("/trades/{trade_id:str}/cancel", opt=asks(Permission.CORRECT), responses=BOOKED, summary="Cancel a trade", tags=["trades"])
 async def cancel_trade(request: Request[Any, Any, Any], trade_id: str, key: Key = None) -> Response[Any]:
     """Cancel the trade of this id; the body may say `source` and `account` where the id alone fits two."""
     return await _correct(request, trade_id, "CANCEL", key)
 
 
-@post("/trades/{trade_id:str}/amend", opt={"permission": "CORRECT"}, responses=BOOKED, summary="Amend a trade", tags=["trades"])
+@post("/trades/{trade_id:str}/amend", opt=asks(Permission.CORRECT), responses=BOOKED, summary="Amend a trade", tags=["trades"])
 async def amend_trade(request: Request[Any, Any, Any], trade_id: str, key: Key = None) -> Response[Any]:
     """Amend the trade of this id: the body has what changes."""
     return await _correct(request, trade_id, "AMEND", key)
@@ -80,7 +82,7 @@ async def _book(request: Request[Any, Any, Any], row: TradeRow, key: str) -> Res
     return answer(outcome)
 
 
-@post("/batch/trades", status_code=200, opt={"permission": "BOOK"}, summary="Book many trades", tags=["trades"])
+@post("/batch/trades", status_code=200, opt=asks(Permission.BOOK), summary="Book many trades", tags=["trades"])
 async def book_batch(request: Request[Any, Any, Any]) -> Response[Any]:
     """Book a JSON array, NDJSON or a CSV file, as `pks book` does: one object a row, in order, refused rows among them."""
     gateway: Gateway = request.app.state.gateway
