@@ -50,6 +50,7 @@ from pks.servers.endpoints import mode_of
 from pks.servers.keeper import Keeper
 from pks.servers.server import NAMES
 from pks.topology import (
+    NOTICE_ENDING,
     SYSTEM_MOVES,
     SYSTEM_STATE_CELL,
     Host,
@@ -255,6 +256,8 @@ class Supervisor:
         stale = retire_all(self.config.instance)
         if stale:
             self.log.info("put aside the segments of a dead run", count=len(stale))
+        for left in self.paths.notices.iterdir():
+            left.unlink()  # said of another run
         arm_points(self.paths.run, os.environ.get(VARIABLE, ""))
         self._import_workers()
         self.host, self.launch = self._make_host()
@@ -348,6 +351,7 @@ class Supervisor:
         if now >= self._next_watch_ns:
             self._next_watch_ns = now + WATCH_NS
             self._watch(now)
+            self._say_notices()
         self._care_for_zygote(now)
         self._ask_for_births(now)
         if self._state is SystemState.STOPPING:
@@ -402,6 +406,14 @@ class Supervisor:
             self._keeper.start(self._server_cores())
             self._enter(SystemState.READY)
             self.log.info("ready", seconds=round((time.monotonic_ns() - self._started_ns) / 1e9, 2), pid=os.getpid())
+
+    def _say_notices(self) -> None:
+        """What workers want said here."""
+        for name in sorted(os.listdir(self.paths.notices)):
+            if name.endswith(NOTICE_ENDING):
+                path = self.paths.notices / name
+                self.log.info(path.read_text(errors="replace"), worker=name.partition("@")[0])
+                path.unlink()
 
     def _server_cores(self) -> set[int]:
         """Cores that no worker is pinned to, for the servers; none where workers have all, and then servers only yield to them."""

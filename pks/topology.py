@@ -77,6 +77,9 @@ _DOOR_OPEN = 1
 
 SYSTEM_STATE_CELL = "system_state"
 
+NOTICE_ENDING = ".txt"
+"""Of a whole line in `Paths.notices`, named WORKER@TIME."""
+
 assert REENTRY_FIRST + SHARDS_MAX <= 1 << 16, "an EVENT names its intake ring in 16 bits"
 
 
@@ -330,6 +333,11 @@ class Paths:
         return self.data_dir / "servers"
 
     @property
+    def notices(self) -> Path:
+        """Lines that workers want said where `pks run` is watched; the supervisor says them and takes them away."""
+        return self.run / "notices"
+
+    @property
     def run_file(self) -> Path:
         """Who runs here: JSON, replaced whole at each change."""
         return self.run / "pks.json"
@@ -340,7 +348,7 @@ class Paths:
 
     def make(self) -> None:
         """Make what is missing; readable by the group."""
-        for folder in (self.journal, self.keys, self.checkpoints, self.streams, self.run, self.log):
+        for folder in (self.journal, self.keys, self.checkpoints, self.streams, self.run, self.notices, self.log):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
 
 

@@ -39,7 +39,7 @@ from pks.segments.claims import Claim, take_claim
 from pks.segments.counters import OwnerCells, Report
 from pks.segments.slots import TRIES_MAX, slot_read
 from pks.segments.wait import Waiter, Watched, semaphore_name
-from pks.topology import SYSTEM_STATE_CELL, Host, Paths, SystemState, WorkerPlan, written_by
+from pks.topology import NOTICE_ENDING, SYSTEM_STATE_CELL, Host, Paths, SystemState, WorkerPlan, written_by
 from pks.workers.log import Log
 from pks.workers.points import VARIABLE, KillPoints, own_points
 
@@ -190,6 +190,12 @@ class Context:
     def fail(self, text: str) -> None:
         """Leave `text` as this life's last words."""
         self._report.write(last_error=text, heartbeat_ns=self.clock.monotonic_ns())
+
+    def tell(self, text: str) -> None:
+        """Have one line said to whoever watches `pks run`."""
+        line = self.paths.notices / f"{self.name}@{self.clock.monotonic_ns()}"
+        line.write_text(text)
+        line.replace(f"{line}{NOTICE_ENDING}")
 
     def waiter(self, readers: Sequence[Watched], wait: Wait | None = None) -> Waiter:
         """A wait over the rings that this worker reads, by its strategy; closed at the end of its life."""
