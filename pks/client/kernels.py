@@ -20,7 +20,7 @@ from numba import njit, types
 from numpy.typing import NDArray
 
 from pks.segments.atomics import copy_words, fence_acquire, load_acquire, pause
-from pks.segments.ring import LAPPED, ring_head, ring_oldest, ring_read_free
+from pks.segments.ring import LAPPED, ring_head, ring_kept, ring_oldest, ring_read_free
 from pks.segments.shm import host_state
 from pks.segments.slots import (
     ABSENT,
@@ -41,6 +41,7 @@ __all__ = [
     "ABSENT",
     "CLOSED",
     "LAPPED",
+    "LISTED",
     "STALE",
     "TRIES_MAX",
     "UNSTABLE",
@@ -54,6 +55,8 @@ __all__ = [
     "position_read_live",
     "position_version",
     "positions_snapshot",
+    "rows_changed",
+    "updates_changed",
     "updates_head",
     "updates_oldest",
     "updates_read",
@@ -62,6 +65,9 @@ __all__ = [
 CLOCK_MONOTONIC = 1
 CLOCK_WORDS = 2
 """Words that `clock_ns` writes over: a timespec."""
+
+LISTED = -2
+"""In place of the version that a reader gave out: the row is on its list of changed ones already."""
 
 Words = NDArray[np.int64]
 
@@ -178,3 +184,41 @@ def rows_between(counts, rows_each, known, rows):
             total += 1
         known[number] = max(known[number], used)
     return total
+
+
+@njit(cache=True)
+def updates_changed(control, records, slots, given, rows, at, place):
+    """List the rows that the UPDATEs behind a cursor name and whose version is not the one that was given out; each once.
+
+    given: int64[slots], by row the version given out, LISTED for what is on the list. rows: int64[slots], the list. at: int64[1 + rings],
+    at[0] its length, at[place] this ring's cursor; both are brought up to date. Returns 0, or LAPPED: go on at the head, and with
+    `rows_changed`.
+    """
+    cursor, head, count, last_row = at[place], ring_head(control), at[0], records.shape[0] - 1
+    if cursor < updates_oldest(control):
+        return LAPPED
+    for number in range(cursor + 1, head + 1):
+        row = records[number & last_row, 1] & 0xFFFFFFFF  # UPDATE: sequence, then slot in the lower half
+        if row < slots.shape[0] and given[row] != LISTED and slot_version(slots, row) != given[row]:
+            rows[count] = row
+            given[row] = LISTED
+            count += 1
+    at[0] = count
+    if not ring_kept(control, cursor):
+        return LAPPED
+    at[place] = head
+    return 0
+
+
+@njit(cache=True)
+def rows_changed(counts, slots, given, rows, at):
+    """List every row that holds a key and whose version is not the one that was given out. Arrays as for `updates_changed`."""
+    rows_each, count = slots.shape[0] // counts.shape[0], at[0]
+    for number in range(counts.shape[0]):
+        used = min(load_acquire(counts, number * counts.shape[1]), rows_each)  # ORDER slot-count: pairs with slot_append's release store
+        for row in range(number * rows_each, number * rows_each + used):
+            if given[row] != LISTED and slot_version(slots, row) != given[row]:
+                rows[count] = row
+                given[row] = LISTED
+                count += 1
+    at[0] = count

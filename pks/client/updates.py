@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pks.client.kernels import rows_changed, updates_changed
 from pks.client.positions import Positions
 from pks.engine.positions.view import PositionView
-from pks.layouts.slots import UPDATE_WORDS
-from pks.segments.ring import LAPPED, Ring, ring_head, ring_read_free
+from pks.segments.ring import LAPPED, Ring, ring_head
 from pks.segments.slots import SlotTable
 
 Records = NDArray[Any]
-
-READ_MAX = 4096
-"""Updates copied at a time."""
 
 NAP_SECONDS_MIN, NAP_SECONDS_MAX = 0.00005, 0.001
 """Between two looks at the rings: short after a change, longer while nothing comes; a reader has no place to be woken at."""
@@ -41,10 +38,10 @@ class Updates:
         self._book_id = None if book is None else positions.book_id(book)
         self._timeout, self._stopped = timeout, False
         self._pending: list[PositionView] = []
-        self._buffer = np.empty((READ_MAX, UPDATE_WORDS), np.int64)
         # Cursors first: what changes between the two lines is read from its slot below, or found in the ring and given out.
-        self._cursors = [int(ring_head(ring.control)) for ring in rings]
+        self._at = np.array([0, *(int(ring_head(ring.control)) for ring in rings)], np.int64)
         self._given = np.zeros(len(table.slots), np.int64)
+        self._listed = np.empty(len(table.slots), np.int64)
         if not initial:
             records = positions.snapshot(rows := positions.rows())
             self._given[rows] = records["version"]
@@ -81,38 +78,45 @@ class Updates:
 
     def poll(self) -> list[PositionView]:
         """Positions that changed since the last look, by their last event; perhaps none. Raises StaleHost, UnstableSlot."""
-        self._table.segment.check_live()
-        rows = self._changed_rows()
-        if not len(rows):
-            return []
-        records = self._positions.snapshot(rows)
-        self._given[rows] = records["version"]
+        _, records = self.poll_records(len(self._listed))
         if self._book_id is not None:
             records = records[records["book_id"] == self._book_id]
         return self._positions.views(records[np.argsort(records["last_sequence"], kind="stable")])
 
-    def _changed_rows(self) -> NDArray[np.int64]:
-        everywhere, self._look_everywhere = self._look_everywhere, False
-        found: list[NDArray[np.int64]] = []
-        for number, ring in enumerate(self._rings):
-            while True:
-                count = int(ring_read_free(ring.control, ring.records, self._cursors[number], self._buffer, READ_MAX))
-                if count == LAPPED:
-                    self._cursors[number] = int(ring_head(ring.control))
-                    self.laps_count += 1
-                    everywhere = True
-                    break
-                self._cursors[number] += count
-                if count:
-                    found.append(np.unique(self._buffer[:count, 1] & 0xFFFFFFFF))  # UPDATE: sequence, then slot in the lower half
-                if count < READ_MAX:
-                    break
+    def poll_records(self, most: int) -> tuple[NDArray[np.int64], Records]:
+        """At most `most` rows that changed since they were given out last (int64[n]), of any book, and their slots (POSITION_SLOT[n]).
+
+        What is beyond `most` comes with the next calls, at its latest then. Raises StaleHost, UnstableSlot, after which nothing is lost.
+        """
+        self._table.segment.check_live()
+        self._list_changed()
+        rows = self._listed[: min(self.waiting_count, most)].copy()
+        records = self._positions.snapshot(rows)
+        self._given[rows] = records["version"]
+        rest = self._listed[len(rows) : self.waiting_count].copy()
+        self._listed[: len(rest)] = rest
+        self._at[0] = len(rest)
+        return rows, records
+
+    @property
+    def waiting_count(self) -> int:
+        """Rows that are known to have changed and were not given out yet."""
+        return int(self._at[0])
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to give out: one compiled look a ring, which does not ask whether the host lives."""
+        if self._at[0] or self._look_everywhere:
+            return False
+        return all(ring_head(ring.control) == self._at[place] for place, ring in enumerate(self._rings, start=1))
+
+    def _list_changed(self) -> None:
+        table, everywhere = self._table, self._look_everywhere
+        for place, ring in enumerate(self._rings, start=1):
+            if updates_changed(ring.control, ring.records, table.slots, self._given, self._listed, self._at, place) == LAPPED:
+                self._at[place] = int(ring_head(ring.control))
+                self.laps_count += 1
+                everywhere = True
         if everywhere:
-            rows = self._positions.rows()
-        elif found:
-            rows = np.unique(np.concatenate(found))
-            rows = rows[rows < len(self._table.slots)]
-        else:
-            return np.empty(0, np.int64)
-        changed: NDArray[np.int64] = rows[self._table.slots[rows, 0] != self._given[rows]]
-        return changed
+            rows_changed(table.counts, table.slots, self._given, self._listed, self._at)
+        self._look_everywhere = False

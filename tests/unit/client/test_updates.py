@@ -84,3 +84,20 @@ def test_two_streams_do_not_share_what_they_saw(small, host) -> None:
     first, second = host.updates(), host.updates()
     small.put("ALPHA", "SBER.MOEX", 4)
     assert keys(first.poll()) == keys(second.poll()) == [("ALPHA", "SBER.MOEX", 4)]
+
+
+def test_a_part_at_a_time_and_the_rest_at_its_latest(small, host) -> None:
+    stream = host.updates()
+    assert stream.is_quiet
+    rows = [small.put("ALPHA", "SBER.MOEX", 1), small.put("ALPHA", "GAZP.MOEX", 1), small.put("BETA", "SBER.MOEX", 1)]
+    assert not stream.is_quiet
+    first, records = stream.poll_records(1)
+    assert (len(first), stream.waiting_count, stream.is_quiet) == (1, 2, False)
+    assert records["qty_raw"].tolist() == [1]
+    for row, key in zip(rows, (("ALPHA", "SBER.MOEX"), ("ALPHA", "GAZP.MOEX"), ("BETA", "SBER.MOEX")), strict=True):
+        if row != first[0]:
+            small.put(*key, 2)
+    rest, records = stream.poll_records(10)
+    assert sorted([*first.tolist(), *rest.tolist()]) == sorted(rows) and records["qty_raw"].tolist() == [2, 2]
+    assert stream.is_quiet and stream.waiting_count == 0
+    assert len(stream.poll_records(10)[0]) == 0
