@@ -11,25 +11,31 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from litestar import Litestar, Request, Response, Router
-from litestar.config.compression import CompressionConfig
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Send
 
+from pks.base.errors import PksError
 from pks.bff import rest_admin, rest_approvals, rest_health, rest_letters, rest_positions, rest_reference, rest_trades
+from pks.bff.access import Permission
+from pks.bff.compress import Compress, encoding_of
 from pks.bff.guards import authenticated, within_rate
 from pks.bff.limits import RateLimit
 from pks.bff.pages import Page
-from pks.bff.problems import problem_of, problem_response
+from pks.bff.problems import Problem, problem_of, problem_response
+from pks.bff.rest_auth import auth_router
+from pks.bff.rest_positions import etag
 
 if TYPE_CHECKING:
     from pks.bff.gateway import Gateway
 
 API = "/api/v1"
-COMPRESSED_BYTES_MIN = 1024
+SNAPSHOT_PATH = f"{API}/positions"
+FLAT_OF_QUERY = {b"": False, b"all=false": False, b"all=true": True}
+ANY_OR_JSON = (b"*/*", b"application/json")
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -39,21 +45,57 @@ SECURITY_HEADERS = {
 }
 
 
+QUICK_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
+
 def make_app(gateway: Gateway) -> ASGIApp:
     """The application of one gateway."""
-    return Front(gateway, make_litestar(gateway))
+    rest = make_litestar(gateway)
+    return Front(gateway, Compress(rest), rest.state.limit)
 
 
 class Front:
-    """The first to see a request: counts it, and hands it to whom it belongs."""
+    """The first to see a request: counts it, answers the quick path itself, hands the others to whom they belong."""
 
-    def __init__(self, gateway: Gateway, rest: ASGIApp) -> None:
-        self._gateway, self._rest = gateway, rest
+    def __init__(self, gateway: Gateway, rest: ASGIApp, limit: RateLimit) -> None:
+        self._gateway, self._rest, self._limit = gateway, rest, limit
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """ASGI."""
         self._gateway.requests_count += 1
+        if scope["type"] == "http" and scope["path"] == SNAPSHOT_PATH and await self._snapshot(scope, send):
+            return
         await self._rest(scope, receive, send)
+
+    async def _snapshot(self, scope: Any, send: Send) -> bool:
+        """All positions that the user sees, out of encoded bytes; False for what asks for anything else, or cannot be answered so."""
+        flat = FLAT_OF_QUERY.get(scope["query_string"])
+        headers = dict(scope["headers"])
+        if flat is None or scope["method"] != "GET" or headers.get(b"accept", b"*/*") not in ANY_OR_JSON:
+            return False
+        token = headers.get(b"authorization", b"")
+        if not token or self._limit.wait(token.decode("latin-1")):
+            return False  # refused, in words, behind us
+        try:
+            principal = await self._gateway.principal_of(token.decode("latin-1"))
+            freshness = self._gateway.live.freshness()
+            body = self._gateway.snapshots().body(principal.books, flat)
+        except (Problem, PksError):
+            return False
+        if body is None or not principal.may(Permission.READ):
+            return False
+        tag = etag("snapshot", self._gateway.live.attachments, body.sequence, principal.books, flat).encode()
+        encoding = encoding_of(headers.get(b"accept-encoding", b""))
+        unchanged = headers.get(b"if-none-match") == tag
+        content = b"" if unchanged else body.in_encoding(encoding)
+        said = [(b"etag", tag), (b"vary", b"Accept-Encoding, Authorization"), *QUICK_HEADERS]
+        said += [(name.encode(), value.encode()) for name, value in freshness.headers.items()]
+        if not unchanged:
+            said += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+            said += [(b"content-encoding", encoding)] if encoding else []
+        await send({"type": "http.response.start", "status": 304 if unchanged else 200, "headers": said})
+        await send({"type": "http.response.body", "body": content, "more_body": False})
+        return True
 
 
 def make_litestar(gateway: Gateway) -> Litestar:
@@ -73,12 +115,18 @@ def make_litestar(gateway: Gateway) -> Litestar:
         security=[{"bearer": []}],
     )
     return Litestar(
-        [api, *rest_health.HANDLERS],
-        state=State({"gateway": gateway, "limit": RateLimit(settings.rate_limit, time.monotonic)}),
+        [api, auth_router(), *rest_health.HANDLERS],
+        state=State(
+            {
+                "gateway": gateway,
+                "access": gateway.access,
+                "logins": gateway.logins,
+                "limit": RateLimit(settings.rate_limit, time.monotonic),
+            }
+        ),
         guards=[within_rate],
         exception_handlers={Exception: answer_error},
         response_headers=SECURITY_HEADERS,
-        compression_config=CompressionConfig(backend="gzip", minimum_size=COMPRESSED_BYTES_MIN, gzip_compress_level=1),
         cors_config=CORSConfig(allow_origins=list(settings.cors_origins)) if settings.cors_origins else None,
         openapi_config=OpenAPIConfig(
             title="PKS",

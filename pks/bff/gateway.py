@@ -24,8 +24,10 @@ from pks.bff.audit import AuditLog, AuditRows
 from pks.bff.booking import Booking, NotTaken
 from pks.bff.commands import Commands, address_of
 from pks.bff.live import Live, NotLive
+from pks.bff.logins import Logins
 from pks.bff.ports import Endpoints, forget_endpoints, listen, read_endpoints, shown_host, write_endpoints
 from pks.bff.problems import BEARER, Problem
+from pks.bff.snapshots import Snapshots
 from pks.edges.files.rows import TradeRow
 from pks.workers.runtime import Context
 
@@ -53,10 +55,12 @@ class Gateway:
         self.requests_count = 0
         self.live = Live(context.config.instance, context.host)
         self.booking = Booking(context)
-        self.access = make_access(context.config)
+        self.access = make_access(context.config, context.log)
+        self.logins = Logins(self.access, self.config)
         self.audit = AuditLog(context.paths.run, f"{context.epoch}.{os.getpid()}", context.clock.wall_ns, self._audit_waits)
         self.approvals = Approvals(self.access.store)
         self.commands = Commands(self.booking, self.approvals, self.audit, self._originals, self.config.four_eyes)
+        self._snapshots: tuple[int, Snapshots] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._server: uvicorn.Server | None = None
 
@@ -129,6 +133,13 @@ class Gateway:
         principal: Principal = request.user
         self.audit.note(principal.name, action, subject, address=address_of(request), session=principal.session, **detail)
 
+    def snapshots(self) -> Snapshots:
+        """Encoded positions of the host as it is attached now. Raises NotLive."""
+        host = self.live.host
+        if self._snapshots is None or self._snapshots[0] != self.live.attachments:
+            self._snapshots = (self.live.attachments, Snapshots(host))
+        return self._snapshots[1]
+
     def _audit_waits(self, reason: str) -> None:
         self.context.log.warning("the audit waits for Postgres", reason=reason, notes=self.audit.waiting_count)
 
@@ -154,6 +165,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.logins.close()
         await self.access.close()
         self.audit.close()
         self.live.close()

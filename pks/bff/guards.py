@@ -27,8 +27,7 @@ def asks(permission: Permission) -> dict[str, Any]:
 
 async def authenticated(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """The guard of all that is not open: a user by its token, who may do what the handler does. Raises Problem."""
-    gateway: Gateway = connection.app.state.gateway
-    principal = await gateway.principal_of(connection.headers.get("authorization", ""))
+    principal = await principal_of(connection)
     wanted = handler.opt.get(PERMISSION, Permission.READ)
     if not principal.may(wanted):
         raise Problem(403, "FORBIDDEN", f"this asks for the permission {wanted}, which none of your roles has")
