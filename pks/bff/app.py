@@ -19,13 +19,13 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, Receive, Send
 
 from pks.base.errors import PksError
-from pks.bff import rest_admin, rest_approvals, rest_health, rest_letters, rest_positions, rest_reference, rest_trades
+from pks.bff import rest_admin, rest_approvals, rest_health, rest_letters, rest_past, rest_positions, rest_reference, rest_trades
 from pks.bff.access import Permission
 from pks.bff.compress import Compress, encoding_of
 from pks.bff.guards import authenticated, within_rate
 from pks.bff.limits import RateLimit
 from pks.bff.pages import Page
-from pks.bff.problems import Problem, problem_of, problem_response
+from pks.bff.problems import problem_of, problem_response
 from pks.bff.rest_auth import auth_router
 from pks.bff.rest_positions import etag
 
@@ -77,10 +77,10 @@ class Front:
         if not token or self._limit.wait(token.decode("latin-1")):
             return False  # refused, in words, behind us
         try:
-            principal = await self._gateway.principal_of(token.decode("latin-1"))
+            principal = await self._gateway.access.judge(token.removeprefix(b"Bearer ").decode("latin-1"))
             freshness = self._gateway.live.freshness()
             body = self._gateway.snapshots().body(principal.books, flat)
-        except (Problem, PksError):
+        except PksError:
             return False
         if body is None or not principal.may(Permission.READ):
             return False
@@ -106,6 +106,7 @@ def make_litestar(gateway: Gateway) -> Litestar:
         route_handlers=[
             *rest_positions.HANDLERS,
             *rest_trades.HANDLERS,
+            *rest_past.HANDLERS,
             *rest_approvals.HANDLERS,
             *rest_reference.HANDLERS,
             *rest_admin.HANDLERS,

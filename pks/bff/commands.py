@@ -60,25 +60,35 @@ def address_of(request: Request[Any, Any, Any]) -> str:
     return request.client.host if request.client else ""
 
 
+def body_of(body: bytes) -> dict[str, Any]:
+    """A JSON object. Raises Problem 400."""
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Problem(400, Code.BAD_ROW.name, f"the body is not a JSON object: {error}") from None
+
+
 def one_row(body: bytes) -> tuple[TradeRow, str]:
     """(the one row of a JSON body, its idempotency_hash). Raises Problem."""
-    try:
-        parsed = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise Problem(400, Code.BAD_ROW.name, f"the body is not a JSON object: {error}") from None
+    parsed = body_of(body)
     key = parsed.get(KEY_FIELD) or ""
     if not isinstance(key, str):
         raise Problem(400, Code.BAD_TEXT.name, "must be text", field=KEY_FIELD, value=key)
     for name, value in parsed.items():
         if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)):
             raise refused(Code.NOT_A_NUMBER, name, value, 'a number is written as text, such as "101.25": a JSON number may lose digits')
-    rows = list(read_trades(io.BytesIO(b"[" + body + b"]"), "json"))
+    rows = rows_of(b"[%b]" % body, "json")
     if len(rows) != 1:
         raise Problem(400, Code.BAD_ROW.name, "the body is not one JSON object")
     row = rows[0]
     if isinstance(row, RowError):
         raise refused(row.code, row.field, row.value, row.reason)
     return row, key
+
+
+def rows_of(body: bytes, form: str) -> list[TradeRow | RowError]:
+    """The rows of a body as a file of that form has them."""
+    return list(read_trades(io.BytesIO(body), form))
 
 
 def key_of_command(header: str | None, field: str) -> str:

@@ -17,16 +17,17 @@ from typing import Any
 import uvicorn
 from litestar import Request
 
-from pks.bff.access import NotAuthenticated, Principal, make_access
+from pks.bff.access import Principal, make_access
 from pks.bff.app import make_app
 from pks.bff.approvals import Approvals
+from pks.bff.ask_past import AskPast
 from pks.bff.audit import AuditLog, AuditRows
-from pks.bff.booking import Booking, NotTaken
+from pks.bff.booking import Booking
 from pks.bff.commands import Commands, address_of
 from pks.bff.live import Live, NotLive
 from pks.bff.logins import Logins
 from pks.bff.ports import Endpoints, forget_endpoints, listen, read_endpoints, shown_host, write_endpoints
-from pks.bff.problems import BEARER, Problem
+from pks.bff.rest_past import originals_of
 from pks.bff.snapshots import Snapshots
 from pks.edges.files.rows import TradeRow
 from pks.workers.runtime import Context
@@ -35,6 +36,10 @@ SHUTDOWN_SECONDS = 2
 """How long requests under way may take once the gateway ends."""
 
 START_SECONDS = 10.0
+
+USERS_SECONDS = 3.0
+"""How long a start waits for what Postgres knows of users, so that a new life lets those in whom the last one did."""
+
 KEEP_ALIVE_SECONDS = 65
 
 
@@ -56,6 +61,7 @@ class Gateway:
         self.live = Live(context.config.instance, context.host)
         self.booking = Booking(context)
         self.access = make_access(context.config, context.log)
+        self.past = AskPast(context.paths.run)
         self.logins = Logins(self.access, self.config)
         self.audit = AuditLog(context.paths.run, f"{context.epoch}.{os.getpid()}", context.clock.wall_ns, self._audit_waits)
         self.approvals = Approvals(self.access.store)
@@ -67,6 +73,10 @@ class Gateway:
     async def start(self) -> None:
         """Returns when clients are served. Raises PortTaken and what is wrong with certificates."""
         await self.access.start()
+        with contextlib.suppress(TimeoutError):  # without Postgres we serve all the same: nobody is let in, and that is said
+            async with asyncio.timeout(USERS_SECONDS):
+                while self.access.age() is None:
+                    await asyncio.sleep(0.01)
         self._spawn(self.booking.run())
         self._spawn(self.audit.run(self._audit_store))
         last = read_endpoints(self.context.paths.run)
@@ -114,19 +124,8 @@ class Gateway:
         for task in done:
             task.result()
 
-    async def principal_of(self, authorization: str) -> Principal:
-        """Who sends this header. Raises Problem 401, AccessUnavailable."""
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Problem(401, "NOT_AUTHENTICATED", "a bearer token is asked for: POST /auth/login gives one", headers=BEARER)
-        try:
-            return await self.access.judge(token)
-        except NotAuthenticated:
-            raise Problem(401, "NOT_AUTHENTICATED", "the token is not valid, or not any more", headers=BEARER) from None
-
     async def _originals(self, row: TradeRow) -> Sequence[dict[str, Any]]:
-        """Trades that a correction may mean."""
-        raise NotTaken("the past cannot be asked")
+        return await originals_of(self, row)
 
     def note(self, request: Request[Any, Any, Any], action: str, subject: str, **detail: Any) -> None:
         """What a user did goes into the audit."""
@@ -166,6 +165,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.logins.close()
+        await self.past.close()
         await self.access.close()
         self.audit.close()
         self.live.close()

@@ -13,9 +13,10 @@ from litestar.handlers import BaseRouteHandler
 from pks.bff.access import Permission
 from pks.bff.limits import RateLimit
 from pks.bff.problems import Problem
+from pks.bff.rest_auth import principal_of
 
 if TYPE_CHECKING:
-    from pks.bff.gateway import Gateway
+    pass
 
 PERMISSION = "permission"
 

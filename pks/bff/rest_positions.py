@@ -13,13 +13,11 @@ from litestar import Request, Response, get
 from litestar.params import Parameter
 
 from pks.bff.lists import ARROW, LIMIT_DEFAULT, LIMIT_MAX, Page, form_of, list_response, order_of, page_of
-from pks.bff.problems import not_found
-from pks.client.errors import UnknownName
+from pks.bff.rest_past import positions_at
+from pks.bff.sight import instrument_code, one_position, visible_books
 
 if TYPE_CHECKING:
-    from pks.bff.access import Principal
     from pks.bff.gateway import Gateway
-    from pks.client.host import Host
     from pks.engine.positions.view import PositionView
 
 FIELDS = (
@@ -34,6 +32,8 @@ Instruments = Annotated[
 ]
 Flat = Annotated[bool, Parameter(query="all", required=False, description="flat positions too")]
 Sort = Annotated[str | None, Parameter(query="sort", required=False, description="fields, with commas; - before one for falling")]
+AsOf = Annotated[str | None, Parameter(query="as_of", required=False, description="only trades up to this time, RFC 3339 in UTC")]
+KnownAt = Annotated[int | None, Parameter(query="known_at", ge=0, required=False, description="only events up to this sequence")]
 Limit = Annotated[int, Parameter(query="limit", ge=1, le=LIMIT_MAX, required=False, description="rows a page")]
 After = Annotated[str | None, Parameter(query="after", required=False, description="`next` of the page before")]
 
@@ -45,16 +45,22 @@ async def positions(
     instruments: Instruments = None,
     with_flat: Flat = False,
     sort: Sort = None,
+    as_of: Annotated[str | None, Parameter(query="as_of", required=False, description="only trades up to this time, RFC 3339")] = None,
+    known_at: Annotated[
+        int | None, Parameter(query="known_at", ge=0, required=False, description="only events up to this sequence")
+    ] = None,
     limit: Limit = LIMIT_DEFAULT,
     after: After = None,
 ) -> Response[Any]:
     """Positions as they are now: quantity, average price, cost and realised P&L with multiplier, fees, open lots.
 
-    `Pks-Sequence` is the last event that they reflect, `Pks-State` says whether they are of now. `ETag` and `If-None-Match` spare what
-    has not changed. CSV and Arrow by `Accept`.
+    With `as_of` or `known_at` as they were then, by book and instrument. `Pks-Sequence` is the last event that they reflect, `Pks-State`
+    says whether they are of now. `ETag` and `If-None-Match` spare what has not changed. CSV and Arrow by `Accept`.
     """
     gateway: Gateway = request.app.state.gateway
     form, order = form_of(request), order_of(sort, (name for name in FIELDS if name != "fees"), KEY)
+    if as_of is not None or known_at is not None:
+        return await positions_at(request, form, books, instruments, with_flat, as_of, known_at, limit, after, FIELDS)
     freshness = gateway.live.freshness()
     host, principal = gateway.live.host, request.user
     chosen = visible_books(host, principal, books)
@@ -78,37 +84,6 @@ async def position(request: Request[Any, Any, Any], book: str, instrument: str) 
     freshness = gateway.live.freshness()
     found = one_position(gateway.live.host, request.user, book, instrument)
     return Response(found.as_dict(), headers=freshness.headers)
-
-
-def one_position(host: Host, principal: Principal, book: str, instrument: str) -> PositionView:
-    """A position that the user may see. Raises Problem 404."""
-    if not principal.sees(book):
-        raise not_found("book", book)
-    try:
-        return host.positions[book, instrument]
-    except UnknownName as error:
-        what = {"instrument": ("instrument", instrument), "book": ("book", book)}.get(error.what, ("position", f"{book}/{instrument}"))
-        raise not_found(*what) from None
-
-
-def visible_books(host: Host, principal: Principal, books: list[str] | None) -> list[str] | None:
-    """Codes of the books that are asked for and may be seen, None for all there are. Raises Problem 404."""
-    if books is None:
-        return None if principal.books is None else sorted(principal.books & set(host.positions.books))
-    known = set(host.positions.books)
-    for book in books:
-        if book not in known or not principal.sees(book):
-            raise not_found("book", book)
-    return list(books)
-
-
-def instrument_code(host: Host, name: str) -> str:
-    """A name by which an instrument can be found. Raises Problem 404."""
-    try:
-        host.names.instrument_id(name)
-    except UnknownName:
-        raise not_found("instrument", name) from None
-    return name
 
 
 def etag(*parts: object) -> str:
