@@ -73,9 +73,13 @@ def book(
         click.echo(f"{file.name}: no field of a trade, so left out: {', '.join(map(repr, unknown))}", err=True)
     report = Report(file, as_json)
     if dry_run:
-        from pks.cli.rehearsal import rehearse
+        from pks.cli.tables import progress
+        from pks.past.journal import open_past
+        from pks.past.rehearsal import Rehearsal, rehearse
 
-        rehearse(Path(settings.data_dir), rows_of(file, form, options, sort), report.count)
+        past = open_past(settings, progress)
+        for outcome in rehearse(Rehearsal(past, past.fold(past.last)), rows_of(file, form, options, sort)):
+            report.count([outcome])
     else:
         running = find_running(Path(settings.data_dir))
         _book_live(running.instance, Path(settings.data_dir), file, form, options, sort, report)

@@ -317,7 +317,7 @@ def _show_accounts(take: Callable[[], Picture], wanted: Wanted, with_flat: bool,
             break
         time.sleep(LIVE_NAP_SECONDS)
     chosen = {picture.names.account_id(code) for code in wanted.accounts} or None
-    rows = list(held_rows(picture, chosen, with_flat))
+    rows = list(held_rows(picture.held, picture.names, chosen, with_flat))
     pairs = len(picture.positions)
     footer = lambda: (  # noqa: E731
         [] if differences else ["", f"accounts and books add up in {pairs} (book, instrument) pair{'' if pairs == 1 else 's'}"]

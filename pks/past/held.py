@@ -55,11 +55,10 @@ def account_differences(picture: Picture) -> list[Difference]:
     return differences
 
 
-def held_rows(picture: Picture, accounts: set[int] | None, with_flat: bool) -> Iterator[dict[str, Any]]:
-    """A row for each (account, instrument), with its parts by book."""
-    names = picture.names
+def held_rows(held: Any, names: Any, accounts: set[int] | None, with_flat: bool) -> Iterator[dict[str, Any]]:
+    """A row for each (account, instrument), with its parts by book. held: ACCOUNT_SLOT[n]; accounts: only these ids, None for all."""
     groups: dict[tuple[str, str], list[Any]] = {}
-    for part in picture.held:
+    for part in held:
         account_id = int(part["account_id"])
         if accounts is None or account_id in accounts:
             account = names.code_of(Subject.ACCOUNT, account_id) if account_id else ""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pks.engine.instruments.catalogue import Catalogue
+from pks.engine.lots.keys import key_find
 from pks.engine.lots.snapshot import export_state
 from pks.engine.lots.state import KEYS_COUNT
 from pks.layouts.slots import ACCOUNT_SLOT
@@ -19,6 +20,7 @@ from pks.layouts.state import ACCOUNT, KEY, LOT
 from pks.past.asof import STEPS_A_KEY, keys_as_of
 from pks.past.journal import Past
 from pks.past.progress import Progress, unseen
+from pks.workers.history import fold_together, givers_of
 from pks.workers.positions import Positions
 
 LONG_EVENTS = 1 << 17
@@ -81,3 +83,27 @@ def _moment(catalogue: Catalogue, arrays: dict[str, Any]) -> Moment:
         return lots[int(lot_ends[k - 1]) if k else 0 : int(lot_ends[k])]
 
     return Moment(catalogue, keys[keys["last_sequence"] > 0], held, lots_of)
+
+
+def lots_now(folded: Positions, book_id: int, instrument_id: int) -> Any:
+    """LOT[n] of one position at the end of a fold of all books, oldest first."""
+    state = folded.shard.state
+    k = int(key_find(state, book_id, instrument_id))
+    rows: list[int] = []
+    row = int(state.keys[k]["oldest"]) if k >= 0 else -1
+    newer = state.lots["newer"]
+    while row >= 0:
+        rows.append(row)
+        row = int(newer[row])
+    return state.lots[rows]
+
+
+def lots_as_of(folded: Positions, book_id: int, instrument_id: int, time_ns: int) -> Any:
+    """The same when only trades up to `time_ns` count; only the keys are folded whose lots may have come there."""
+    shard = folded.shard
+    k = int(key_find(shard.state, book_id, instrument_id))
+    if k >= 0:
+        for one in fold_together(shard, time_ns, shard.beat, givers_of(shard, k)):
+            if int(one.key["book_id"]) == book_id and int(one.key["instrument_id"]) == instrument_id:
+                return one.lots
+    return np.zeros(0, LOT)

@@ -28,6 +28,8 @@ from pks.past.wanted import CORRECTIONS, INSTRUMENT_KINDS, Wanted
 BOOKED, AMENDED, CANCELLED, REFUSED = "BOOKED", "AMENDED", "CANCELLED", "REFUSED"
 UNALLOCATED, ALLOCATED = "UNALLOCATED", "ALLOCATED"
 
+SHOWN_MATCHES = (MatchKind.MATCH, MatchKind.MOVED, MatchKind.CASH, MatchKind.FLAGGED)
+
 SCAN_STEP = 1 << 16
 """Records looked at between two steps of the progress bar."""
 
@@ -64,6 +66,31 @@ class History:
         elif kind == Kind.TRADE:
             self.moved_to[original], self.moved_from[sequence] = sequence, original
 
+    def learn_all(self, part: Any) -> None:
+        """Take every correction among some records (EVENT[n]) in order."""
+        kinds = part["kind"]
+        moved_or_block = (kinds == Kind.TRADE) & (part["original"] != 0)
+        first_part = (kinds == Kind.ALLOCATION) & (part["group_index"] == 0)
+        for i in np.flatnonzero(np.isin(kinds, CORRECTIONS) | moved_or_block | first_part):
+            self.learn(part[i])
+
+    def upto(self, sequence: int) -> History:
+        """What was known of corrections at an earlier event."""
+
+        def lists(found: dict[int, list[int]]) -> dict[int, list[int]]:
+            cut = {original: [event for event in events if event <= sequence] for original, events in found.items()}
+            return {original: events for original, events in cut.items() if events}
+
+        return History(
+            refused={event: code for event, code in self.refused.items() if event <= sequence},
+            amends=lists(self.amends),
+            cancelled={original: event for original, event in self.cancelled.items() if event <= sequence},
+            fees=lists(self.fees),
+            moved_to={original: event for original, event in self.moved_to.items() if event <= sequence},
+            moved_from={event: original for event, original in self.moved_from.items() if event <= sequence},
+            allocated={block: event for block, event in self.allocated.items() if event <= sequence},
+        )
+
     def touched(self) -> set[int]:
         """Trades that are no longer as they were booked."""
         return {*self.amends, *self.cancelled, *self.fees, *self.moved_to, *self.allocated}
@@ -86,22 +113,47 @@ def scan(past: Past, wanted: Wanted, refused: dict[int, int], last: int | None) 
     with past.progress(past.last, "reading the journal") as bar:
         for first in range(1, past.last + 1, SCAN_STEP):
             part = records[first : min(past.last, first + SCAN_STEP - 1) + 1]
-            kinds = part["kind"]
-            moved_or_block = (kinds == Kind.TRADE) & (part["original"] != 0)
-            first_part = (kinds == Kind.ALLOCATION) & (part["group_index"] == 0)
-            for i in np.flatnonzero(np.isin(kinds, CORRECTIONS) | moved_or_block | first_part):
-                history.learn(part[i])
-            found = np.flatnonzero(np.isin(kinds, wanted.kinds))
-            fits = wanted.mask(part[found])
-            candidates.append(part["sequence"][found[fits]])
+            history.learn_all(part)
+            candidates.append(fitting(part, wanted))
             bar.update(len(part))
     everything = np.concatenate(candidates) if candidates else np.zeros(0, np.int64)
-    changed = np.array(sorted(history.amends), np.int64)
-    if len(changed):  # these are chosen by what they are now
-        latest = np.array([history.latest(sequence) for sequence in changed.tolist()], np.int64)
-        fits = np.isin(records[changed]["kind"], wanted.kinds) & wanted.mask(records[latest])
-        everything = np.sort(np.concatenate([everything[~np.isin(everything, changed)], changed[fits]]))
+    everything = as_amended(records, history, wanted, everything, np.array(sorted(history.amends), np.int64))
     return history, everything[-last if last else 0 :].tolist()
+
+
+def fitting(part: Any, wanted: Wanted) -> Any:
+    """int64[n]: sequences of the trades among these records (EVENT[n]) that fit as they were booked."""
+    found = np.flatnonzero(np.isin(part["kind"], wanted.kinds))
+    return part["sequence"][found[wanted.mask(part[found])]]
+
+
+def as_amended(records: Any, history: History, wanted: Wanted, chosen: Any, amended: Any) -> Any:
+    """The chosen sequences with the amended trades (int64[n], ascending) chosen by what they are now."""
+    if not len(amended):
+        return chosen
+    latest = np.array([history.latest(sequence) for sequence in amended.tolist()], np.int64)
+    fits = np.isin(records[amended]["kind"], wanted.kinds) & wanted.mask(records[latest])
+    return np.sort(np.concatenate([chosen[~np.isin(chosen, amended)], amended[fits]]))
+
+
+def page(past: Past, wanted: Wanted, history: History, *, after: int | None, limit: int, newest_first: bool = False) -> list[int]:
+    """Sequences of the first `limit` trades that fit as they stand at past.last, behind trade `after` in the order asked for."""
+    amended = np.array(sorted(history.amends), np.int64)
+    first, last = 1, past.last
+    if after is not None:
+        first, last = (first, min(last, after - 1)) if newest_first else (max(first, after + 1), last)
+    found: list[int] = []
+    with past.progress(last - first + 1, "reading the journal") as bar:
+        while first <= last and len(found) < limit:
+            low, high = (max(first, last - SCAN_STEP + 1), last) if newest_first else (first, min(last, first + SCAN_STEP - 1))
+            between = amended[np.searchsorted(amended, low) : np.searchsorted(amended, high, "right")]
+            chosen = as_amended(past.records, history, wanted, fitting(past.records[low : high + 1], wanted), between).tolist()
+            if wanted.unallocated:
+                chosen = [sequence for sequence in chosen if is_waiting(past.records[sequence], sequence, history)]
+            found += reversed(chosen) if newest_first else chosen
+            first, last = (first, low - 1) if newest_first else (high + 1, last)
+            bar.update(high - low + 1)
+    return found[:limit]
 
 
 def is_waiting(e: Any, sequence: int, history: History) -> bool:
@@ -218,7 +270,7 @@ def match_rows(past: Past, names: CatalogueNames, chosen: list[int]) -> Iterator
     past.fold(past.last, whole=True, taken=take)
     for sequence in chosen:
         for record in sets.get(sequence, ()):
-            if int(record["kind"]) in (MatchKind.MATCH, MatchKind.MOVED, MatchKind.CASH, MatchKind.FLAGGED):
+            if int(record["kind"]) in SHOWN_MATCHES:
                 yield match_row(past, names, record)
 
 

@@ -117,6 +117,14 @@ class _Range:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
         _map(self.address + first * EVENT_BYTES, records * EVENT_BYTES, _PROT_NONE, flags)
 
+    def draft(self, first: int, records: int, kept: bytes) -> Any:
+        """Private writable memory for records first..first + records - 1; `kept`: what stands before them on the first of their pages."""
+        start = self.address + first * EVENT_BYTES - len(kept)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        _map(start, len(kept) + records * EVENT_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags)
+        ctypes.memmove(start, kept, len(kept))
+        return np.ctypeslib.as_array((ctypes.c_ubyte * (records * EVENT_BYTES)).from_address(start + len(kept))).view(EVENT)
+
     def advise(self, first: int, records: int, advice: int) -> None:
         """madvise for a part of the range."""
         _check_call(_libc.madvise(self.address + first * EVENT_BYTES, records * EVENT_BYTES, advice))
@@ -192,6 +200,15 @@ class JournalView:
         """Ask for a mapped plain file's pages ahead of their use."""
         if not file.packed:
             self._range.advise(file.first_sequence, file.records, mmap.MADV_WILLNEED)
+
+    def draft(self, first: int, records: int) -> Any:
+        """EVENT[records], zeros to be written: from here on this view has them in place of the journal's records from `first` on.
+
+        For who asks what would be and then throws the view away: no file is written, and what files get behind `first` is not seen here any
+        more. Record first - 1 lies in the extent or in an earlier draft. The array may be used as long as the view is held.
+        """
+        on_page = first % (mmap.PAGESIZE // EVENT_BYTES)
+        return self._range.draft(first, records, self.records[first - on_page : first].tobytes())
 
     def release(self, last: int) -> None:
         """Let go of the pages of plain files up to record `last`, which count as ours; touching brings them back."""

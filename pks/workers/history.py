@@ -5,12 +5,13 @@ Owns the order in which keys are folded together when transfers join them. Sourc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from pks.engine.lots.keys import key_find
 from pks.engine.lots.shard import MovedSet, Shard
 from pks.engine.lots.side import Desk, Fold
 from pks.engine.lots.state import KEYS_COUNT, MATCHES, SEQUENCE
@@ -60,23 +61,49 @@ def _no_step() -> None:
     """For folds that nobody watches."""
 
 
-def fold_together(shard: Shard, time_ns: int, step: Callable[[], None] = _no_step) -> list[KeyAsOf]:
+def fold_together(shard: Shard, time_ns: int, step: Callable[[], None] = _no_step, rows: Iterable[int] | None = None) -> list[KeyAsOf]:
     """Every key as of `time_ns` from a fold of all books that has come to the last event that is known; changes nothing of it.
 
-    Each key goes on alone up to its next transfer, whose lots its giver has given by then. step: called twice a key.
+    Each key goes on alone up to its next transfer, whose lots its giver has given by then. step: called twice a key. rows: only these keys,
+    among which are all that give to one of them (`givers_of`).
     """
     live_sets, shard.sets = shard.sets, {}
     try:
-        return _fold_together(shard, time_ns, step)
+        return _fold_together(shard, time_ns, step, range(int(shard.state.meta[KEYS_COUNT])) if rows is None else rows)
     finally:
         shard.sets = live_sets
 
 
-def _fold_together(shard: Shard, time_ns: int, step: Callable[[], None]) -> list[KeyAsOf]:
+def key_alone(shard: Shard, k: int) -> KeyAsOf:
+    """Key row `k` of a fold of all books as it stands, with its matches, folded on the side; changes nothing of it."""
+    known = int(shard.state.meta[SEQUENCE])
+    live = shard.versions(k, shard.sequences_of(k)).live(known)
+    fold = shard.fold(k, live, known, LAST, Desk(len(live)))
+    _run(fold, len(live), (int(shard.state.keys[k]["book_id"]), int(shard.state.keys[k]["instrument_id"])))
+    fold.finish()
+    return _told(fold.scratch, 0, fold.out.matches[: fold.out.counts[MATCHES]].copy())
+
+
+def givers_of(shard: Shard, k: int) -> list[int]:
+    """Key row `k` and every other whose lots transfers may have brought there, over however many steps."""
+    found, waiting = {k}, [k]
+    while waiting:
+        row = waiting.pop()
+        key = shard.state.keys[row]
+        e = shard.records[shard.sequences_of(row) & shard.mask]
+        for book_id in np.unique(e["book_id"][e["to_book_id"] == key["book_id"]]).tolist():
+            giver = int(key_find(shard.state, book_id, int(key["instrument_id"])))
+            if giver >= 0 and giver not in found:
+                found.add(giver)
+                waiting.append(giver)
+    return sorted(found)
+
+
+def _fold_together(shard: Shard, time_ns: int, step: Callable[[], None], rows: Iterable[int]) -> list[KeyAsOf]:
     state, known = shard.state, int(shard.state.meta[SEQUENCE])
     folds: dict[Key, Fold] = {}
     transfers = []
-    for k in range(int(state.meta[KEYS_COUNT])):
+    for k in rows:
         book_id, instrument_id = int(state.keys[k]["book_id"]), int(state.keys[k]["instrument_id"])
         live = shard.versions(k, shard.sequences_of(k), time_ns).live(known)
         fold = shard.fold(k, live, known, LAST, Desk(len(live)))
