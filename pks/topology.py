@@ -250,7 +250,7 @@ EDGE_WORKERS: dict[str, str] = {"nats": "bus", "postgres": "records", "questdb":
 
 def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ()) -> tuple[WorkerPlan, ...]:
     """The workers of a system of `shards`, by number, which is also the order of cores for hot ones; a loader where there is a desk, and
-    a worker for each of `edges` that has one, alerts with any of them, and the gateway with Postgres.
+    a worker for each of `edges` that has one, alerts with any of them; with Postgres, where users live, the gateway and who answers for the past.
     """
     loader = (WorkerPlan("loader", "pks.workers.loader:make", hot=False, stop_phase=0, silent_seconds=30.0),) if loads_desk else ()
     return (
@@ -272,6 +272,7 @@ def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ())
             if {"nats", "postgres"} <= set(edges)
             else ()
         ),
+        *((WorkerPlan("past", "pks.past.worker:make", hot=False, stop_phase=4, silent_seconds=60.0),) if "postgres" in edges else ()),
         *((WorkerPlan("alerts", "pks.workers.edges.alerts:make", hot=False, stop_phase=4, silent_seconds=60.0),) if edges else ()),
         *(
             (WorkerPlan("bff", "pks.bff.worker:make", hot=False, stop_phase=4, silent_seconds=60.0),)  # users live in Postgres

@@ -96,9 +96,16 @@ def _limited(limit: int) -> int:
 
 
 def _ids(names: CatalogueNames, subject: Subject, codes: Iterable[str] | None) -> set[int] | None:
-    """Ids of codes, None for all. Raises UnknownName."""
-    read = {Subject.BOOK: names.book_id, Subject.INSTRUMENT: names.instrument_id, Subject.ACCOUNT: names.account_id}[subject]
+    """Ids of codes, None for all. A book that is not known then has no rows. Raises UnknownName."""
+    if subject is Subject.BOOK and codes is not None:
+        return set(_known_books(names, codes))
+    read = {Subject.INSTRUMENT: names.instrument_id, Subject.ACCOUNT: names.account_id}[subject]
     return None if codes is None else {read(code) for code in codes}
+
+
+def _known_books(names: CatalogueNames, codes: Iterable[str]) -> list[int]:
+    """Ids of those books that there are: a grant may name one that is yet to come."""
+    return [row_id for code in codes if (row_id := names.catalogue.id_of(Subject.BOOK, code))]
 
 
 def _mask(column: Any, ids: set[int] | None) -> Any:
@@ -176,7 +183,7 @@ def _trades(keeper: Keeper, past: Past, upto: int, asked: Trades) -> Page:
         return None if codes is None else np.array([read(code) for code in codes], np.int64)
 
     wanted = Wanted(
-        books=ids(names.book_id, asked.books),
+        books=None if asked.books is None else np.array(_known_books(names, asked.books), np.int64),
         instruments=ids(names.instrument_id, asked.instruments or None),
         accounts=ids(names.account_id, asked.accounts or None),
         sources=ids(names.source_id, asked.sources or None),

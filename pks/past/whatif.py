@@ -58,7 +58,7 @@ def _imagine(keeper: Keeper, asked: WhatIf, clock: Clock) -> AnyAnswer:
     marks = _marks(names, asked.marks)
     state = folded.shard.state
     after = state.keys[: state.meta[KEYS_COUNT]]
-    seen = None if asked.books is None else {names.catalogue.id_of(Subject.BOOK, code) for code in asked.books}
+    seen = None if asked.books is None else {names.catalogue.id_of(Subject.BOOK, code) for code in asked.books} - {0}
     changed = [k for k in range(len(after)) if k >= len(before) or _figures(before[k]) != _figures(after[k])]
     changed = [k for k in changed if seen is None or int(after[k]["book_id"]) in seen]
     changed = [k for k in changed if int(after[k]["last_sequence"])]
