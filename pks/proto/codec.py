@@ -291,22 +291,32 @@ def details_of(group: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def position_message(words: Mapping[str, Any], more: Mapping[str, Any]) -> Any:
-    """PositionUpdated of `PositionView.as_dict` and of what else a message has."""
-    return position_pb2.PositionUpdated(
-        book=words["book"],
-        instrument=words["instrument"],
-        quantity=words["quantity"],
+def position_fields(view: Any) -> dict[str, Any]:
+    """Every field of a PositionUpdated (and of what has its fields) of an `engine.positions.view.PositionView`."""
+    words, record = view.as_dict(), view.record
+    del words["last_trade_time"]  # a message has it in nanoseconds
+    last_price = view.last_price
+    words.update(
         average_price=words["average_price"] or "",
-        cost=words["cost"],
-        realised_gross=words["realised_gross"],
-        realised_net=words["realised_net"],
-        fees=words["fees"],
-        open_lots=words["open_lots"],
-        currency=words["currency"],
-        last_sequence=words["last_sequence"],
-        **more,
+        last_trade_time_ns=view.last_trade_time_ns,
+        version=view.version,
+        recorded_ns=view.recorded_ns,
+        book_id=int(record["book_id"]),
+        instrument_id=int(record["instrument_id"]),
+        fee_unknown=view.fee_unknown,
+        forced=view.forced,
+        inverse=view.is_inverse,
+        last_price="" if last_price is None else format(last_price, "f"),
+        trades_count=view.trades_count,
+        clearing_cost=format(view.clearing_cost, "f"),
+        variation=format(view.variation, "f"),
     )
+    return dict(words)
+
+
+def position_message(view: Any) -> Any:
+    """PositionUpdated of a PositionView."""
+    return position_pb2.PositionUpdated(**position_fields(view))
 
 
 def position_words(message: Any) -> dict[str, Any]:

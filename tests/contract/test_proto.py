@@ -11,13 +11,13 @@ import pks
 from pks.edges.files.rows import FIELDS
 from pks.engine.positions.view import TEXT_FIELDS
 from pks.proto.codec import TEXT_WORDS
-from pks.proto.pks.v1 import booking_pb2, event_pb2, position_pb2
+from pks.proto.pks.v1 import booking_pb2, event_pb2, position_pb2, positions_service_pb2
 
 FOLDER = Path(pks.__file__).parent / "proto"
 PROTOS = sorted(FOLDER.rglob("*.proto"))
 MESSAGES = [
     message
-    for module in (booking_pb2, event_pb2, position_pb2)
+    for module in (booking_pb2, event_pb2, position_pb2, positions_service_pb2)
     for message in module.DESCRIPTOR.message_types_by_name.values()
 ]  # fmt: skip
 
@@ -44,6 +44,21 @@ def test_a_trade_carries_every_word_of_the_trade_input() -> None:
 def test_a_position_carries_every_word_of_pks_positions() -> None:
     fields = position_pb2.PositionUpdated.DESCRIPTOR.fields_by_name
     assert set(TEXT_FIELDS) - set(fields.keys()) == {"last_trade_time"}
+
+
+def test_a_position_of_the_gateway_is_one_of_the_bus_and_a_patch_fits_it() -> None:
+    view, patch = (positions_service_pb2.DESCRIPTOR.message_types_by_name[name] for name in ("PositionView", "PositionViewPatch"))
+    told = {field.number: (field.name, field.type) for field in position_pb2.PositionUpdated.DESCRIPTOR.fields}
+    for message in (view, patch):
+        assert {field.number: (field.name, field.type) for field in message.fields if field.number <= max(told)} == told, message.name
+    assert all(field.has_presence or field.name in ("book", "instrument", "fees") for field in patch.fields), (
+        "what changed to nothing is told"
+    )
+
+
+def test_a_trade_at_the_gateway_has_every_word_of_the_trade_input() -> None:
+    fields = positions_service_pb2.BookTradeRequest.DESCRIPTOR.fields_by_name
+    assert set(fields.keys()) == {*FIELDS, "instrument_terms", "idempotency_key"}
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=[message.name for message in MESSAGES])

@@ -25,7 +25,7 @@ from pks.edges.nats.streams import (
     POSITION_UPDATED,
     POSITIONS_LATEST,
 )
-from pks.engine.positions.view import PositionTerms, PositionView, plain
+from pks.engine.positions.view import PositionTerms, PositionView
 from pks.layouts.codes import Subject
 from pks.layouts.slots import UPDATE_WORDS
 from pks.proto.codec import position_message
@@ -158,22 +158,8 @@ class PositionsOut:
         return await self.connection.stream.publish_async(subject, payload, headers=headers)
 
     def _message(self, record: Any) -> Any:
-        view = PositionView.from_record(record, self._terms_of(int(record["book_id"]), int(record["instrument_id"])))
-        more = {
-            "last_trade_time_ns": view.last_trade_time_ns,
-            "version": view.version,
-            "recorded_ns": view.recorded_ns,
-            "book_id": int(record["book_id"]),
-            "instrument_id": int(record["instrument_id"]),
-            "fee_unknown": view.fee_unknown,
-            "forced": view.forced,
-            "inverse": view.is_inverse,
-            "last_price": plain(view.last_price) if view.last_price is not None else "",
-            "trades_count": view.trades_count,
-            "clearing_cost": plain(view.clearing_cost),
-            "variation": plain(view.variation),
-        }
-        return position_message(view.as_dict(), more)
+        terms = self._terms_of(int(record["book_id"]), int(record["instrument_id"]))
+        return position_message(PositionView.from_record(record, terms))
 
     def _terms_of(self, book_id: int, instrument_id: int) -> PositionTerms:
         """What reference data say of a position; read again when a definition came."""
