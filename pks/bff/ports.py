@@ -44,11 +44,7 @@ class Endpoints(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def listen(settings: Settings, setting: str, last: int) -> socket.socket:
     """A listening socket. setting: rest_port or grpc_port; last: the port of the last life, 0 for none. Raises PortTaken."""
-    wanted: int = getattr(settings, setting)
-    usual: int = getattr(Settings(), setting)
-    tries = [wanted, 0] if wanted == usual else [wanted]
-    if last and (wanted in (0, usual)):
-        tries.insert(0, last)
+    tries = ports_of(settings, setting, last)
     for port in tries:
         try:
             return _bound(settings.bind, port)
@@ -56,6 +52,14 @@ def listen(settings: Settings, setting: str, last: int) -> socket.socket:
             if port == tries[-1] or error.errno != errno.EADDRINUSE:
                 raise PortTaken(setting, f"{settings.bind}:{port}", error.strerror or str(error)) from error
     raise AssertionError("the last attempt returned or raised")
+
+
+def ports_of(settings: Settings, setting: str, last: int) -> list[int]:
+    """The ports to try, in order; 0 is any free one."""
+    wanted: int = getattr(settings, setting)
+    usual: int = getattr(Settings(), setting)
+    tries = [wanted, 0] if wanted == usual else [wanted]
+    return [last, *tries] if last and wanted in (0, usual) else tries
 
 
 def _bound(host: str, port: int) -> socket.socket:
