@@ -1,5 +1,5 @@
-"""PKS: a position-keeping system. `pks.attach()` reads a running one from shared memory, `pks.connect()` follows one on NATS; the rest is
-behind the `pks` command.
+"""PKS: a position-keeping system. `pks.attach()` reads a running one from shared memory, `pks.connect()` follows one at its gateway or on
+NATS; the rest is behind the `pks` command.
 
 Names numba's cache folder before any module of the package can import numba; owns nothing else. Importing it costs the standard
 library alone, and `attach` brings in numpy and numba at its first use.

@@ -1,40 +1,37 @@
-"""Positions from afar: `pks.connect` follows them on NATS, from a snapshot on, over restarts of the server and of the system.
+"""Positions from afar: `pks.connect` follows a system on NATS or at its gateway, from a snapshot on, over restarts of either side.
 
 The surface is that of `attach` as far as it makes sense: `positions[book, instrument]`, iteration, `updates`. A thread of its own keeps
-the connection; readers only look at what it has put down. Needs the client library of NATS, which is imported when `connect` is called.
-What was read from a system that is silent is not given out: StaleHost, as on the host itself.
+the connection; readers only look at what it has put down. Which way positions come is `bus`'s and `gateway`'s affair, whose libraries are
+imported when `connect` is called. What was read from a system that is silent is not given out: StaleHost, as on the host itself.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from pks.base.errors import PksError, Retryable
 from pks.client.errors import NoPosition
 from pks.proto.codec import position_words
 from pks.segments.errors import StaleHost
-from pks.servers.endpoints import Endpoint
 
 SNAPSHOT_SECONDS = 30.0
 STALE_SECONDS = 5.0
 """Without a heartbeat for so long, positions are not given out; the system sends one a second."""
 
-FETCH_MESSAGES, FETCH_SECONDS = 500, 0.5
 PAUSE_SECONDS = 0.2
 """Before the next attempt at a server that is gone."""
 
 PENDING_MAX = 1 << 20
 """Positions that an `Updates` holds at the most: one a position, since a later change replaces an earlier one."""
 
-OWN_INBOXES = ("algo", "booker")
-"""Users of the embedded server that have an inbox of their own."""
+BUS_SCHEMES, GATEWAY_SCHEME = ("nats", "tls"), "grpc"
 
 
 class NotReached(Retryable):
@@ -43,14 +40,6 @@ class NotReached(Retryable):
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"{url}: {reason}")
         self.url, self.reason = url, reason
-
-
-class AmbiguousOrigin(PksError):
-    """Several systems tell positions on this server."""
-
-    def __init__(self, origins: list[str]) -> None:
-        super().__init__(f"several systems tell positions there: give origin=, one of {', '.join(origins)}")
-        self.origins = origins
 
 
 class RemotePosition:
@@ -255,6 +244,13 @@ class RemoteUpdates:
     def __next__(self) -> RemotePosition:
         """The next changed position. StopIteration after `stop`, or when nothing came for the time-out. Raises StaleHost."""
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            key = self._next_key(deadline)
+            self._host.check_live()
+            if (position := self._host.known.get(key)) is not None:  # None: it is not ours to see any more
+                return position
+
+    def _next_key(self, deadline: float | None) -> tuple[str, str]:
         with self._changed:
             while not self._waiting:
                 left = STALE_SECONDS if deadline is None else deadline - time.monotonic()
@@ -266,8 +262,7 @@ class RemoteUpdates:
                     self._host.check_live()
             key = next(iter(self._waiting))
             del self._waiting[key]
-        self._host.check_live()
-        return self._host.known[key]
+        return key
 
     def stop(self) -> None:
         """End the iteration."""
@@ -281,25 +276,27 @@ class RemoteUpdates:
                 self._host.listeners.remove(self)
 
 
-class RemoteHost:
-    """A system, followed on NATS. A context manager; `close` ends its thread."""
+class RemoteHost(ABC):
+    """A system, followed from afar. A context manager; `close` ends its thread.
 
-    def __init__(self, url: str, nkey: str, ca: str, origin: str) -> None:
-        self.url, self.origin = url, origin
+    For those who bring positions: `put` and `forget` change `known`, `beat` says how far the system is, `whole` is set when the first
+    snapshot has come; `_follow` runs in the thread until `closed`, and may not raise.
+    """
+
+    def __init__(self, shown: str) -> None:
+        """shown: the address, as it may stand in a text."""
+        self.shown = shown
         self.known: dict[tuple[str, str], RemotePosition] = {}
         self.listeners: list[RemoteUpdates] = []
         self.lock = threading.Lock()
         self.connections_count = 0
         self.last_error = ""
-        self._endpoint = Endpoint("nats", "external", url, url, nkey, ca)
-        self._inbox = f"_INBOX_{stem}" if (stem := Path(nkey).stem) in OWN_INBOXES else "_INBOX"
+        self.whole, self.closed = threading.Event(), threading.Event()
         self._durable, self._told, self._beat_at = 0, 0, 0.0
-        self._named = bool(origin)
-        self._others: set[str] = set()
-        self._whole = threading.Event()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="pks remote", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._follow, name="pks remote", daemon=True)
+
+    @abstractmethod
+    def _follow(self) -> None: ...
 
     @property
     def positions(self) -> RemotePositions:
@@ -331,101 +328,31 @@ class RemoteHost:
         return time.monotonic() - self._beat_at
 
     def check_live(self) -> None:
-        """Raise StaleHost when the system is silent, or this host was closed; AmbiguousOrigin where another one speaks too."""
-        if self._others and not self._named:
-            raise AmbiguousOrigin(sorted({self.origin, *self._others}))
+        """Raise StaleHost when the system is silent, or this host was closed."""
         age = self.heartbeat_age
-        if self._closed.is_set() or age > STALE_SECONDS:
-            reason = "let go of by this program" if self._closed.is_set() else f"silent ({self.last_error or 'no heartbeat'})"
-            raise StaleHost(f"nats {self.origin}", reason, int(age * 1e9))
+        if self.closed.is_set() or age > STALE_SECONDS:
+            reason = "let go of by this program" if self.closed.is_set() else f"silent ({self.last_error or 'no heartbeat'})"
+            raise StaleHost(self.shown, reason, int(age * 1e9))
 
     def wait(self, seconds: float) -> None:
         """Until the snapshot is whole and the system has shown that it lives. Raises NotReached."""
         deadline = time.monotonic() + seconds
-        while not (self._whole.wait(0.02) and self._beat_at):
+        while not (self.whole.wait(0.02) and self._beat_at):
+            if hopeless := self._hopeless():
+                self.close()
+                raise hopeless
             if time.monotonic() >= deadline:
                 reason = self.last_error or "no system tells positions there"
                 self.close()
-                raise NotReached(self._endpoint.shown, reason)
+                raise NotReached(self.shown, reason)
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._closed.set()
-        for listener in list(self.listeners):
-            listener.stop()
-        self._thread.join(SNAPSHOT_SECONDS)
+    def _hopeless(self) -> PksError | None:
+        """Why waiting for the snapshot is no use."""
+        return None
 
-    def __enter__(self) -> RemoteHost:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<RemoteHost {self._endpoint.shown} {self.origin or '(any)'}: {len(self.known)} positions>"
-
-    # the connection's thread
-
-    def _live(self) -> None:
-        asyncio.run(self._follow())
-
-    async def _follow(self) -> None:
-        """Connect, follow, and again, until closed."""
-        from pks.edges.nats.connection import open_connection
-
-        while not self._closed.is_set():
-            connection = None
-            try:
-                connection = await open_connection(self._endpoint, "pks remote", self._inbox)
-                self.connections_count += 1
-                await self._read(connection)
-            except Exception as error:  # a server may fail in any way that its library knows; it is said, and tried again
-                self.last_error = f"{type(error).__name__}: {error}"
-            finally:
-                if connection is not None:
-                    await connection.close()
-            if not self._closed.is_set():
-                await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _read(self, connection: Any) -> None:
-        from nats.errors import TimeoutError as NothingCame
-        from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
-
-        from pks.edges.nats.streams import POSITION_HEARTBEAT, POSITION_LATEST, POSITIONS_LATEST
-
-        await connection.client.subscribe(POSITION_HEARTBEAT, cb=self._take_beat)
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.LAST_PER_SUBJECT,
-            ack_policy=AckPolicy.NONE,
-            inactive_threshold=60.0,
-            mem_storage=True,
-        )
-        while not self.origin and not self._closed.is_set():  # the one that lives; positions of dead ones may still lie there
-            connection.check()
-            await asyncio.sleep(0.02)
-        subject = f"{POSITION_LATEST}.{self.origin}.>"
-        reader = await connection.stream.pull_subscribe(subject, stream=POSITIONS_LATEST.name, config=config)
-        if not (await reader.consumer_info()).num_pending:
-            self._whole.set()
-        while not self._closed.is_set():
-            connection.check()
-            try:
-                messages = await reader.fetch(FETCH_MESSAGES, timeout=FETCH_SECONDS)
-            except (TimeoutError, NothingCame):
-                continue
-            for message in messages:
-                self._take(message)
-            if messages and not messages[-1].metadata.num_pending:
-                self._whole.set()
-                self.last_error = ""
-
-    def _take(self, message: Any) -> None:
-        """One position; what is told again, unchanged, is no news."""
-        from pks.proto.pks.v1 import position_pb2
-
-        told = position_pb2.PositionUpdated.FromString(message.data)
-        key = (told.book, told.instrument)
-        position = RemotePosition(told, message.headers["Pks-Origin"])
+    def put(self, position: RemotePosition) -> None:
+        """A position as it is now; what is told again, unchanged, is no news."""
+        key = (position.book, position.instrument)
         with self.lock:
             known = self.known.get(key)
             self.known[key] = position
@@ -433,29 +360,67 @@ class RemoteHost:
         for listener in listeners:
             listener.note(key)
 
-    async def _take_beat(self, message: Any) -> None:
-        from pks.proto.pks.v1 import position_pb2
+    def beat(self, durable: int, told: int) -> None:
+        """The system lives, and is so far."""
+        self._durable, self._told, self._beat_at = durable, told, time.monotonic()
 
-        origin = message.headers.get("Pks-Origin", "")
-        self.origin = self.origin or origin
-        if origin != self.origin:
-            self._others.add(origin)
-            return
-        beat = position_pb2.Heartbeat.FromString(message.data)
-        self._durable, self._told, self._beat_at = beat.durable_sequence, beat.told_sequence, time.monotonic()
+    def close(self) -> None:
+        """Let go of the connection."""
+        self.closed.set()
+        for listener in list(self.listeners):
+            listener.stop()
+        self._thread.join(SNAPSHOT_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.shown}: {len(self.known)} positions>"
 
 
-def connect(url: str, *, nkey: str | Path = "", ca: str | Path = "", origin: str = "", timeout: float = SNAPSHOT_SECONDS) -> RemoteHost:
-    """Follow a system's positions on NATS.
+Token = str | Callable[[], str]
+"""An access token, or what gives a fresh one whenever one is needed."""
 
-    url: nats://host:4222, or tls://. nkey: the file with the seed of the user that you are (`algo` of the embedded server may read).
-    ca: certificates by which the server's is judged. origin: which system, where several tell positions on one server (12 hex digits,
-    header Pks-Origin of its messages). Returns when all positions are there; raises NotReached when they are not within `timeout`
-    seconds, AmbiguousOrigin where there are several systems and none was named.
+
+def connect(
+    url: str,
+    token: Token = "",
+    *,
+    nkey: str | Path = "",
+    ca: str | Path = "",
+    origin: str = "",
+    timeout: float = SNAPSHOT_SECONDS,
+) -> Any:
+    """Follow a system's positions: a `GatewayHost` at its gateway ("host:8443", "grpc://host:8443"), a `BusHost` on NATS ("nats://", "tls://").
+
+    token: at a gateway, an access token, or a function that gives a fresh one; a token lives for minutes only. nkey: on NATS, the file with
+    the seed of the user that you are (`algo` of the embedded server may read). ca: the file of certificates by which the server's is judged
+    (`pks status --json` names the gateway's). origin: on NATS, which system, where several tell positions on one server (12 hex digits,
+    header Pks-Origin of its messages).
+
+    Returns when all positions are there. Raises NotReached when they are not within `timeout` seconds, NotAllowed where the gateway does
+    not take the token, AmbiguousOrigin where there are several systems on NATS and none was named.
     """
-    host = RemoteHost(url, str(nkey), str(ca), origin)
-    host.wait(timeout)
-    return host
+    scheme, separator, place = url.rpartition("://")
+    if separator and scheme in BUS_SCHEMES:
+        from pks.client.bus import BusHost
+
+        if token:
+            raise ValueError(f"{scheme}:// takes an nkey, not a token")
+        followed: RemoteHost = BusHost(url, str(nkey), str(ca), origin)
+    elif not separator or scheme == GATEWAY_SCHEME:
+        from pks.client.gateway import GatewayHost
+
+        if nkey or origin:
+            raise ValueError("a gateway takes a token, neither an nkey nor an origin")
+        followed = GatewayHost(place or url, token, str(ca))
+    else:
+        raise ValueError(f"{scheme}:// is not a way to a system: host:port or grpc:// for a gateway, nats:// or tls:// for NATS")
+    followed.wait(timeout)
+    return followed
 
 
 def _decimal(text: str) -> Decimal | None:
@@ -464,6 +429,3 @@ def _decimal(text: str) -> Decimal | None:
 
 def _several(names: str | Iterable[str] | None) -> set[str] | None:
     return None if names is None else {names} if isinstance(names, str) else set(names)
-
-
-assert FETCH_SECONDS < STALE_SECONDS, "a look takes less than what makes a system silent"
