@@ -170,6 +170,11 @@ class Scene:
         found = self.live.host.positions.to_dicts(books or None)
         return {(one["book"], one["instrument"]): json.loads(json.dumps(one)) for one in found}
 
+    def start_core(self) -> None:
+        """Another core of the same name, as after a restart of the system."""
+        self.core = CoreHost(self.folder, self.instance)
+        self.live._segments = Segments.open(self.instance, self.folder)
+
     def close(self) -> None:
         self.hub.close()
         self.live.close()

@@ -17,7 +17,7 @@ from pks.edges.chat.alerts import Alert, AlertClass, Delivery
 from pks.edges.chat.keep import AlertFile
 from pks.layouts.codes import Flag
 from pks.layouts.segment import WorkerState
-from tests.unit.bff.streams import MS, CoreHost, Listener, Scene
+from tests.unit.bff.streams import MS, Listener, Scene
 from tests.unit.client.small_host import BOOKS, INSTRUMENTS, SIZES
 
 KEYS = [(book, instrument) for book in BOOKS for instrument in INSTRUMENTS]
@@ -406,7 +406,7 @@ def test_the_core_goes_and_comes_back(scene: Scene) -> None:
     scene.turn(20, after_ns=100 * MS)
     assert one.read() == [], "it is said once"
     late = scene.join("positions")
-    scene.core = CoreHost(scene.folder, scene.instance)
+    scene.start_core()
     scene.core.put("ALPHA", "GAZP.MOEX", 7)
     scene.turn(after_ns=100 * MS)
     scene.settle()
@@ -424,7 +424,7 @@ def test_a_core_that_was_replaced_between_two_looks(scene: Scene) -> None:
     one = scene.join("positions")
     scene.settle()
     scene.core.close()
-    scene.core = CoreHost(scene.folder, scene.instance)
+    scene.start_core()
     scene.core.put("ALPHA", "GAZP.MOEX", 7)
     with pytest.raises(Exception, match="no figures"):
         _ = scene.live.host  # another part of the gateway sees it first
