@@ -6,7 +6,6 @@ of size and rate, headers, errors as problem details, the OpenAPI document. What
 
 from __future__ import annotations
 
-import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ from pks.bff import rest_admin, rest_approvals, rest_health, rest_letters, rest_
 from pks.bff.access import Permission
 from pks.bff.compress import Compress, encoding_of
 from pks.bff.guards import authenticated, within_rate
-from pks.bff.limits import RateLimit
 from pks.bff.pages import Page
 from pks.bff.problems import problem_of, problem_response
 from pks.bff.rest_auth import auth_router
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from pks.bff.gateway import Gateway
 
 API = "/api/v1"
+STREAM_PATH = "/ws"
 SNAPSHOT_PATH = f"{API}/positions"
 FLAT_OF_QUERY = {b"": False, b"all=false": False, b"all=true": True}
 ANY_OR_JSON = (b"*/*", b"application/json")
@@ -51,18 +50,21 @@ QUICK_HEADERS = [(name.lower().encode(), value.encode()) for name, value in SECU
 def make_app(gateway: Gateway) -> ASGIApp:
     """The application of one gateway."""
     rest = make_litestar(gateway)
-    return Front(gateway, Compress(rest), rest.state.limit)
+    return Front(gateway, Compress(rest))
 
 
 class Front:
     """The first to see a request: counts it, answers the quick path itself, hands the others to whom they belong."""
 
-    def __init__(self, gateway: Gateway, rest: ASGIApp, limit: RateLimit) -> None:
-        self._gateway, self._rest, self._limit = gateway, rest, limit
+    def __init__(self, gateway: Gateway, rest: ASGIApp) -> None:
+        self._gateway, self._rest, self._limit = gateway, rest, gateway.limit
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """ASGI."""
         self._gateway.requests_count += 1
+        if scope["type"] == "websocket" and scope["path"] == STREAM_PATH:
+            await self._gateway.door(scope, receive, send)
+            return
         if scope["type"] == "http" and scope["path"] == SNAPSHOT_PATH and await self._snapshot(scope, send):
             return
         await self._rest(scope, receive, send)
@@ -122,7 +124,7 @@ def make_litestar(gateway: Gateway) -> Litestar:
                 "gateway": gateway,
                 "access": gateway.access,
                 "logins": gateway.logins,
-                "limit": RateLimit(settings.rate_limit, time.monotonic),
+                "limit": gateway.limit,
             }
         ),
         guards=[within_rate],

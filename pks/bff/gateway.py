@@ -11,24 +11,32 @@ import asyncio
 import contextlib
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any
 
 import uvicorn
 from litestar import Request
 
-from pks.bff.access import Principal, make_access
+from pks.bff.access import Permission, Principal, make_access
 from pks.bff.app import make_app
 from pks.bff.approvals import Approvals
 from pks.bff.ask_past import AskPast
 from pks.bff.audit import AuditLog, AuditRows
 from pks.bff.booking import Booking
 from pks.bff.commands import Commands, address_of
+from pks.bff.grpc_past import GrpcPast
+from pks.bff.grpc_server import GrpcServer, start_grpc
+from pks.bff.hub import Hub
+from pks.bff.limits import RateLimit
 from pks.bff.live import Live, NotLive
 from pks.bff.logins import Logins
+from pks.bff.patience import PatientProtocol
 from pks.bff.ports import Endpoints, forget_endpoints, listen, read_endpoints, shown_host, write_endpoints
 from pks.bff.rest_past import originals_of
 from pks.bff.snapshots import Snapshots
+from pks.bff.tls import CA_FILE
+from pks.bff.websocket import MESSAGE_BYTES_MAX, Door, hide_tokens
 from pks.edges.files.rows import TradeRow
 from pks.workers.runtime import Context
 
@@ -65,6 +73,17 @@ class Gateway:
         self.logins = Logins(self.access, self.config)
         self.audit = AuditLog(context.paths.run, f"{context.epoch}.{os.getpid()}", context.clock.wall_ns, self._audit_waits)
         self.approvals = Approvals(self.access.store)
+        self.limit = RateLimit(self.config.rate_limit, time.monotonic)
+        self.hub = Hub(
+            self.live,
+            context.clock,
+            lambda: context.host,
+            clients_max=self.config.clients_max,
+            alerts=context.paths.run,
+            say=lambda text, facts: context.log.info(text, **facts),
+        )
+        self.door = Door(self.hub, self.access, read=Permission.READ, operate=Permission.OPERATE)
+        self._grpc: GrpcServer | None = None
         self.commands = Commands(self.booking, self.approvals, self.audit, self._originals, self.config.four_eyes)
         self._snapshots: tuple[int, Snapshots] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -80,7 +99,10 @@ class Gateway:
         self._spawn(self.booking.run())
         self._spawn(self.audit.run(self._audit_store))
         last = read_endpoints(self.context.paths.run)
+        self._spawn(self.hub.run())
+        self._spawn(self.door.run())
         door = listen(self.config, "rest_port", last.rest_port if last else 0)
+        hide_tokens()
         self._server = _Server(self._uvicorn())
         served = self._spawn(self._server.serve(sockets=[door]))
         async with asyncio.timeout(START_SECONDS):
@@ -88,20 +110,40 @@ class Gateway:
                 if served.done():
                     served.result()
                 await asyncio.sleep(0.005)
+        self._grpc = await start_grpc(
+            self.config,
+            self.context.paths.data_dir,
+            self.live,
+            self.access,
+            self.commands,
+            GrpcPast(self.past),
+            self.context.log.crash,
+            self.limit,
+            last.grpc_port if last else 0,
+        )
         scheme = "s" if self.config.tls_cert else ""
         port = door.getsockname()[1]
         host = shown_host(self.config.bind)
-        endpoints = Endpoints(os.getpid(), f"http{scheme}://{host}:{port}", f"ws{scheme}://{host}:{port}/ws", rest_port=port)
+        endpoints = Endpoints(
+            os.getpid(),
+            f"http{scheme}://{host}:{port}",
+            f"ws{scheme}://{host}:{port}/ws",
+            f"{host}:{self._grpc.port}",
+            "" if self.config.tls_cert else str(self.context.paths.data_dir / CA_FILE),
+            port,
+            self._grpc.port,
+        )
         write_endpoints(self.context.paths.run, endpoints)
-        self.context.log.info("the gateway serves", rest=endpoints.rest, websocket=endpoints.websocket)
+        self.context.log.info("the gateway serves", rest=endpoints.rest, websocket=endpoints.websocket, grpc=endpoints.grpc)
         self.context.fail("")
 
     def _uvicorn(self) -> uvicorn.Config:
         config = uvicorn.Config(
             make_app(self),
             loop="none",
+            http=PatientProtocol,
             ws="websockets-sansio",
-            ws_max_size=1 << 16,
+            ws_max_size=MESSAGE_BYTES_MAX,
             ws_per_message_deflate=False,  # patches are short, and every client would cost a compression of its own
             lifespan="off",
             log_config=None,
@@ -158,6 +200,10 @@ class Gateway:
         if self._server is not None:
             self._server.should_exit = True
         forget_endpoints(self.context.paths.run)
+        self.hub.close()
+        if self._grpc is not None:
+            grpc, self._grpc = self._grpc, None
+            await grpc.stop(SHUTDOWN_SECONDS)
         tasks, self._tasks = self._tasks, []
         if tasks:
             await asyncio.wait(tasks[1:] or tasks, timeout=SHUTDOWN_SECONDS + 1)
