@@ -15,7 +15,7 @@ from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
-from litestar.types import ASGIApp, Receive, Send
+from litestar.types import ASGIApp, Send
 
 from pks.base.errors import PksError
 from pks.bff import rest_admin, rest_approvals, rest_health, rest_letters, rest_past, rest_positions, rest_reference, rest_trades
@@ -59,7 +59,7 @@ class Front:
     def __init__(self, gateway: Gateway, rest: ASGIApp) -> None:
         self._gateway, self._rest, self._limit = gateway, rest, gateway.limit
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
         self._gateway.requests_count += 1
         if scope["type"] == "websocket" and scope["path"] == STREAM_PATH:

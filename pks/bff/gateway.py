@@ -35,7 +35,7 @@ from pks.bff.patience import PatientProtocol
 from pks.bff.ports import Endpoints, forget_endpoints, listen, read_endpoints, shown_host, write_endpoints
 from pks.bff.rest_past import originals_of
 from pks.bff.snapshots import Snapshots
-from pks.bff.tls import CA_FILE
+from pks.bff.tls import PUBLIC_CA_FILE
 from pks.bff.websocket import MESSAGE_BYTES_MAX, Door, hide_tokens
 from pks.edges.files.rows import TradeRow
 from pks.workers.runtime import Context
@@ -129,7 +129,7 @@ class Gateway:
             f"http{scheme}://{host}:{port}",
             f"ws{scheme}://{host}:{port}/ws",
             f"{host}:{self._grpc.port}",
-            "" if self.config.tls_cert else str(self.context.paths.data_dir / CA_FILE),
+            "" if self.config.tls_cert else str(self.context.paths.run / PUBLIC_CA_FILE),
             port,
             self._grpc.port,
         )

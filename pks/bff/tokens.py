@@ -102,6 +102,8 @@ class Tokens:
     def _verified(self, text: str) -> Claims:
         if len(text) > TOKEN_CHARACTERS_MAX:
             raise TokenInvalid("it is too long")
+        if not text.isascii():
+            raise TokenInvalid("it is not ASCII")
         try:
             kid = jwt.get_unverified_header(text).get("kid")
             key = self.ring.verifying(kid) if isinstance(kid, str) else None

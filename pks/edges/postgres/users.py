@@ -503,7 +503,7 @@ async def prune(connection: asyncpg.Connection, days: int = PRUNE_DAYS) -> int:
 
 def refresh_sha256(refresh: str) -> bytes:
     """What is kept of a refresh token."""
-    return hashlib.sha256(refresh.encode()).digest()
+    return hashlib.sha256(refresh.encode(errors="replace")).digest()
 
 
 # what decides about a token
@@ -549,7 +549,7 @@ async def audited(connection: asyncpg.Connection, most: int = 100) -> list[tuple
                           order by id desc limit $1) as newest order by id""",
         most,
     )
-    return [(row["at"], Audit(*(row[name] for name in _AUDIT_TEXTS), json.loads(row["detail"]))) for row in rows]
+    return [(row["at"], Audit(detail=json.loads(row["detail"]), **{name: row[name] for name in _AUDIT_TEXTS})) for row in rows]
 
 
 _AUDIT_TEXTS = ("actor", "action", "subject", "outcome", "code", "address", "session")

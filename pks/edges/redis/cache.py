@@ -59,6 +59,11 @@ local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 redis.call('SET', KEYS[1], run, 'EX', ARGV[1])
 return 1
 """
+EXTEND_WHOLE = """
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+if run and redis.call('GET', KEYS[1]) == run then return redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+return 0
+"""
 
 FAILURES = (RedisError, OSError, TimeoutError)
 
@@ -194,6 +199,17 @@ class Cache:
 
         self._has_hole = not await self._done(load)
         return not self._has_hole
+
+    async def extend_blocklist(self) -> bool:
+        """While Postgres cannot be read: the list counts as whole for another BLOCKLIST_SECONDS if it does now, in the same life of the
+        server. Who calls it answers for how long that goes on. False: nothing to rely on.
+        """
+
+        async def extend() -> int:
+            return int(await self._client.eval(EXTEND_WHOLE, 1, WHOLE, BLOCKLIST_SECONDS))
+
+        answer = await self._ask(extend)
+        return answer is not None and answer[0] == 1
 
     async def keep_blocklist(self, read: Callable[[], Awaitable[Mapping[str, int] | None]]) -> NoReturn:
         """Until it is cancelled: load what `read` has of Postgres (None: it does not answer) twice in BLOCKLIST_SECONDS, and at once, but

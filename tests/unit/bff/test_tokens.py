@@ -134,6 +134,7 @@ def test_false_ones_are_refused(tokens: Tokens) -> None:
         "",
         "...",
         "é.é.é",
+        "\ud800.\ud800.x",
         "\0",
     ):
         with pytest.raises(TokenInvalid) as caught:

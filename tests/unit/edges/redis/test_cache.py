@@ -80,6 +80,20 @@ async def test_the_blocklist_is_loaded_again_before_its_time_is_over_and_when_it
         keeping.cancel()
 
 
+async def test_a_whole_list_stays_whole_while_it_is_extended_in_the_same_life_of_the_server(
+    servers: Kept, cache: Cache, plain: Any
+) -> None:
+    await until(cache.extend_blocklist, False)
+    await until(lambda: cache.load_blocklist({"bad": 1000}), True)
+    plain.expire(WHOLE, 5)
+    await until(cache.extend_blocklist, True)
+    assert plain.ttl(WHOLE) > 5
+    plain.set(WHOLE, "another life")
+    await until(cache.extend_blocklist, False)
+    await until(lambda: cache.token("good"), Token.UNKNOWN)
+    await until(lambda: cache.token("bad"), Token.BLOCKED)
+
+
 async def test_what_is_put_is_there_under_the_names_that_others_know_and_expires(cache: Cache, plain: Any) -> None:
     await until(lambda: cache.put_marks({"SBER": {"mark": "250.25", "time_ns": "17"}, "GAZP": {"mark": "170"}}, 100), True)
     await until(lambda: cache.put_curve("RUB", "[1]", 100), True)
