@@ -249,8 +249,9 @@ EDGE_WORKERS: dict[str, str] = {"nats": "bus", "postgres": "records", "questdb":
 
 
 def workers_of(shards: int, loads_desk: bool = False, edges: Sequence[str] = ()) -> tuple[WorkerPlan, ...]:
-    """The workers of a system of `shards`, by number, which is also the order of cores for hot ones: a loader where there is a desk, a worker
-    for each of `edges` that has one, alerts with any of them, and with Postgres, where users live, the gateway and who answers for the past.
+    """The workers of a system of `shards`, by number, which is also the order of cores for hot ones: a loader where there is a desk, a
+    worker for each of `edges` that has one, alerts with any of them, and with Postgres, where users live, the gateway and who answers for
+    the past.
     """
     loader = (WorkerPlan("loader", "pks.workers.loader:make", hot=False, stop_phase=0, silent_seconds=30.0),) if loads_desk else ()
     return (

@@ -18,7 +18,7 @@ from typing import Any
 import uvicorn
 from litestar import Request
 
-from pks.bff.access import Permission, Principal, make_access
+from pks.bff.access import AccessUnavailable, Permission, Principal, how_to_log_in, make_access
 from pks.bff.app import make_app
 from pks.bff.approvals import Approvals
 from pks.bff.ask_past import AskPast
@@ -136,6 +136,21 @@ class Gateway:
         write_endpoints(self.context.paths.run, endpoints)
         self.context.log.info("the gateway serves", rest=endpoints.rest, websocket=endpoints.websocket, grpc=endpoints.grpc)
         self.context.fail("")
+        self._spawn(self._greet(endpoints))
+
+    async def _greet(self, endpoints: Endpoints) -> None:
+        """Say where `pks run` is watched how to come in, and how to make the first user while there is none; goes on until it is said."""
+        self.context.tell(f"gateway: REST and documents {endpoints.rest}/docs, streams {endpoints.websocket}, gRPC {endpoints.grpc}")
+        while True:
+            try:
+                async with self.access.store() as connection:
+                    hint = await how_to_log_in(connection, self.context.config.data_dir)
+                break
+            except AccessUnavailable:
+                await asyncio.sleep(1)
+        if hint:
+            self.context.tell(hint)
+        await asyncio.get_running_loop().create_future()  # what runs here ends with the gateway alone
 
     def _uvicorn(self) -> uvicorn.Config:
         config = uvicorn.Config(

@@ -1,5 +1,5 @@
-"""For tests of the gateway: one Postgres and one Valkey, each behind a proxy that can cut it off, a fresh database a test; and a small host of
-this process with a hub that looks at it.
+"""For tests of the gateway: one Postgres and one Valkey, each behind a proxy that can cut it off, a fresh database a test; and a small
+host of this process with a hub that looks at it.
 """
 
 from __future__ import annotations
