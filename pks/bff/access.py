@@ -53,6 +53,8 @@ RETRY_SECONDS = 0.5
 
 PRUNE_SECONDS = 3600.0
 
+CANCELS_MAX, CANCEL_SECONDS = 12, 0.5
+
 STORE_CONNECTIONS_MAX = 4
 
 UNAVAILABLE = (
@@ -160,12 +162,16 @@ class Access:
         self._tasks = [asyncio.create_task(self._keep_looking()), asyncio.create_task(self._keep_redis())]
 
     async def close(self) -> None:
-        """Let go of every connection."""
-        for task in self._tasks:
-            task.cancel()
-        for one in await asyncio.gather(*self._tasks, return_exceptions=True):
-            assert isinstance(one, asyncio.CancelledError), f"a task of the access ended by itself: {one!r}"
+        """Let go of every connection. A library that is cancelled while it connects may lose the cancellation, so it is told again."""
+        left = set[asyncio.Task[NoReturn]](self._tasks)
         self._tasks = []
+        for _ in range(CANCELS_MAX):
+            for task in left:
+                task.cancel()
+            if left:
+                _, left = await asyncio.wait(left, timeout=CANCEL_SECONDS)
+        if left:
+            self.log.warning("a connection does not let go; the process ends without it")
 
     def check(self) -> None:
         """Raise what ended a task that should never end: a mistake of ours."""
@@ -301,7 +307,8 @@ class Access:
             pruned_at = self.monotonic()
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._told.wait(), POLL_SECONDS)
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._told.wait()
                 await self._look(connection)
                 if self.monotonic() - pruned_at > PRUNE_SECONDS:
                     pruned_at = self.monotonic()

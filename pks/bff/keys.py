@@ -195,8 +195,6 @@ class KeyRing:
         return msgspec.structs.replace(key, expires_at=max(now + TOKEN_SECONDS_USUAL_MAX, key.latest_token))
 
     def _make_first(self) -> None:
-        for folder in (self.folder.parent, self.folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             self.refresh()
             if not self._ring.signing:  # nobody else was quicker
@@ -246,8 +244,8 @@ class KeyRing:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One at a time, over all processes."""
-        if not self.folder.is_dir():
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_folder(self.folder)
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

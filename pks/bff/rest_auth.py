@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from litestar import Request, Router, post
 from litestar.connection import ASGIConnection
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import JSONBody
 from msgspec import Meta, Struct
 
 from pks.bff.access import AccessUnavailable, NotAuthenticated, Principal
@@ -76,11 +77,11 @@ async def _provide_principal(request: Request[Any, Any, Any]) -> Principal:
 
 
 PRINCIPAL = Provide(_provide_principal)
-"""For `dependencies={"principal": PRINCIPAL}`."""
+"""For `dependencies={"principal": PRINCIPAL}`, and `principal: NamedDependency[Principal]` in the handler."""
 
 
 @post("/login", status_code=200, summary="Log in", response_headers=[])
-async def login(data: LoginRequest, request: Request[Any, Any, Any]) -> TokenPair:
+async def login(data: JSONBody[LoginRequest], request: Request[Any, Any, Any]) -> TokenPair:
     """A pair of tokens for a password. Who gives a wrong one too often is locked out for a while, and told the same."""
     logins: Logins = request.app.state.logins
     try:
@@ -94,7 +95,7 @@ async def login(data: LoginRequest, request: Request[Any, Any, Any]) -> TokenPai
 
 
 @post("/refresh", status_code=200, summary="Next pair of tokens")
-async def refresh(data: RefreshRequest, request: Request[Any, Any, Any]) -> TokenPair:
+async def refresh(data: JSONBody[RefreshRequest], request: Request[Any, Any, Any]) -> TokenPair:
     """The next pair of tokens of a session. A refresh token is good once; who sends it a second time ends the session."""
     logins: Logins = request.app.state.logins
     try:
@@ -106,7 +107,7 @@ async def refresh(data: RefreshRequest, request: Request[Any, Any, Any]) -> Toke
 
 
 @post("/logout", status_code=204, summary="Log out", dependencies={"principal": PRINCIPAL})
-async def logout(request: Request[Any, Any, Any], principal: Principal) -> None:
+async def logout(request: Request[Any, Any, Any], principal: NamedDependency[Principal]) -> None:
     """End the session: its refresh token and every access token of it are refused from now on."""
     logins: Logins = request.app.state.logins
     try:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from litestar import Litestar, get
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 
 from pks.bff import passwords
 from pks.bff.access import Access, Principal
@@ -30,7 +31,7 @@ RIGHT = {"username": "anna", "password": PASSWORD}
 
 
 @get("/who", dependencies={"principal": PRINCIPAL})
-async def who(principal: Principal) -> dict[str, Any]:
+async def who(principal: NamedDependency[Principal]) -> dict[str, Any]:
     return {"name": principal.name, "books": sorted(principal.books or [])}
 
 
