@@ -42,6 +42,7 @@ COMMANDS: dict[str, Entry] = {
     "dlq": Entry("pks.cli.dlq:dlq", "dead letters: listed, fixed, injected again, discarded"),
     "doctor": Entry("pks.cli.doctor:doctor", "what this host lacks, in plain words"),
     "journal": Entry("pks.cli.journal:journal", "the journal: checked, dumped, counted, packed"),
+    "key": Entry("pks.cli.key:key", "keys of the gateway's access tokens: listed, rotated, dropped"),
     "lots": Entry("pks.cli.lots:lots", "open lots of one position"),
     "positions": Entry("pks.cli.positions:positions", "positions, now or at any time, by book, account or entity"),
     "recover": Entry(
@@ -53,9 +54,11 @@ COMMANDS: dict[str, Entry] = {
     "shm": Entry("pks.cli.shm:shm", "segments of shared memory: what is there, and what is in it"),
     "status": Entry("pks.cli.status:status", "workers, cursors and lags of the running system"),
     "stop": Entry("pks.cli.stop:stop", "stop the running system in order"),
+    "token": Entry("pks.cli.token:token", "access tokens for scripts, and tokens revoked"),
     "top": Entry("pks.cli.top:top", "live view of workers, rings and latencies"),
     "tui": Entry("pks.cli.tui:tui", "the terminal blotter: positions, tape, health"),
     "trades": Entry("pks.cli.trades:trades", "trades with their versions and states"),
+    "user": Entry("pks.cli.user:user", "users of the gateway, their roles and books"),
 }
 """Every command; a new one is a line here and a module that has it."""
 
