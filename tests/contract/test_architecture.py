@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import pks
+from pks.bff.keys import KeyRing
 from pks.cli.group import COMMANDS
 from pks.servers.endpoints import SERVERS
 from pks.topology import CHANNELS, SHARD, Kind, Paths, Per, workers_of
@@ -90,9 +91,10 @@ def test_the_picture_has_every_worker_and_channel() -> None:
 def test_every_store_stands_in_the_table() -> None:
     paths = Paths(Path("<data>"))
     folders = {str(folder) for folder in (paths.journal, paths.keys, paths.checkpoints, paths.streams, paths.run, paths.log, paths.servers)}
+    folders.add(str(KeyRing(Path("<data>")).folder))
     listed = components("store")
     assert listed.keys() == folders
-    writers = {by_shard(plan.name) for plan in workers_of(1, loads_desk=True)} | PROCESSES
+    writers = {by_shard(plan.name) for plan in workers_of(1, loads_desk=True, edges=tuple(SERVERS))} | PROCESSES
     for name, row in listed.items():
         done_by = set(row[2].split(", "))
         assert done_by <= writers or row[2] == "every process", name
