@@ -48,6 +48,9 @@ ASKED_MAX = 10_000
 LOOK_SECONDS, STORE_SECONDS = 3.0, 3.0
 """How long a look, and a caller who wants a connection, waits for Postgres."""
 
+ADDED_SECONDS, ADDED_LOOK_SECONDS = 1.0, 0.005
+"""How long a user who is not known yet waits for a look at Postgres, and how often it is seen whether there was one."""
+
 RETRY_SECONDS = 0.5
 """Between two attempts at a server that is gone."""
 
@@ -219,10 +222,20 @@ class Access:
             raise AccessUnavailable("Postgres has not said for too long what users may do")
         if in_redis is Token.UNKNOWN and age > FRESH_SECONDS:
             raise AccessUnavailable("neither Postgres nor Redis says whether the token was revoked")
-        grants = mirror.users.get(name)
+        grants = mirror.users.get(name) or await self._just_added(name)
         if grants is None or grants.is_disabled:
             raise NotAuthenticated("there is no such user any more")
         return _principal(grants, session, jti, expires_at)
+
+    async def _just_added(self, name: str) -> Grants | None:
+        """Who is unknown, with a token that we signed, may have been added a moment ago: wait for one more look."""
+        began = self.monotonic()
+        self._told.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ADDED_SECONDS):
+                while self._looked_at <= began:
+                    await asyncio.sleep(ADDED_LOOK_SECONDS)
+        return None if self._mirror is None else self._mirror.users.get(name)
 
     def _check_blocked(self, jti: str) -> None:
         if jti in self._blocked_here or (self._mirror is not None and jti in self._mirror.blocked):

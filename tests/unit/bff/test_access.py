@@ -94,6 +94,12 @@ async def test_a_principal_has_what_is_granted_now(system: AuthSystem, access: A
     access.check()
 
 
+async def test_who_was_just_added_is_known_at_once(system: AuthSystem, access: Access) -> None:
+    for number in range(5):
+        await users.add(system.owner, f"new-{number}", None, ["viewer"], [])
+        assert await outcome(access, await a_token(system, access, f"new-{number}")) == "in"
+
+
 async def test_who_is_not_known_or_whose_token_has_expired_is_refused(system: AuthSystem, access: Access, token: str) -> None:
     anna = await access.judge(token)
     for text in ("", "x", token[:-3] + "abc", access.tokens.issue("bob", "s", "j", 900).text):
