@@ -97,10 +97,12 @@ def _limited(limit: int) -> int:
 
 def _ids(names: CatalogueNames, subject: Subject, codes: Iterable[str] | None) -> set[int] | None:
     """Ids of codes, None for all. A book that is not known then has no rows. Raises UnknownName."""
-    if subject is Subject.BOOK and codes is not None:
+    if codes is None:
+        return None
+    if subject is Subject.BOOK:
         return set(_known_books(names, codes))
     read = {Subject.INSTRUMENT: names.instrument_id, Subject.ACCOUNT: names.account_id}[subject]
-    return None if codes is None else {read(code) for code in codes}
+    return {read(code) for code in codes}
 
 
 def _known_books(names: CatalogueNames, codes: Iterable[str]) -> list[int]:

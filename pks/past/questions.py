@@ -145,8 +145,8 @@ class Failed(msgspec.Struct, kw_only=True, frozen=True, tag="failed"):
     retry: bool = False
 
 
-BEYOND_JOURNAL, NO_JOURNAL, TOO_LARGE, TOO_LONG, UNKNOWN_SOURCE = "BEYOND_JOURNAL", "NO_JOURNAL", "TOO_LARGE", "TOO_LONG", "UNKNOWN_SOURCE"
-"""A sequence that is not durable; no event yet; an answer beyond its bounds; a question that took too long; no such source."""
+BEYOND_JOURNAL, NO_JOURNAL, TOO_LARGE, TOO_LONG, INTERNAL = "BEYOND_JOURNAL", "NO_JOURNAL", "TOO_LARGE", "TOO_LONG", "INTERNAL"
+"""A sequence that is not durable; no event yet; an answer beyond its bounds; a question that took too long; a mistake of ours."""
 
 AnyAnswer = Page | Imagined | Failed
 

@@ -2,7 +2,7 @@
 
 `python -m tests.crash.programs run DATA_DIR INSTANCE [key=value ...]`: the keys of the configuration, and silent=SECONDS (for every worker)
 clock=FILE (a file with nanoseconds by which every worker's wall clock is off), park=SECONDS (for a correction that waits for its trade) and
-late=FILE (gets the names of kernels that a worker had to compile or load itself).
+without=WORKER,... (leaves these workers out), late=FILE (gets the names of kernels that a worker had to compile or load itself).
 `python -m tests.crash.programs watch INSTANCE FILE`: until SIGTERM.
 """
 
@@ -98,7 +98,7 @@ def note_late_kernels(file: Path) -> None:
 
 def run(data_dir: str, instance: str, options: dict[str, str]) -> int:
     """The supervisor, in this process. What is changed here is inherited by every worker."""
-    silent, clock, park, late = (options.pop(name, "") for name in ("silent", "clock", "park", "late"))
+    silent, clock, park, late, without = (options.pop(name, "") for name in ("silent", "clock", "park", "late", "without"))
     tables = {key: json.loads(value) for key, value in options.items() if value.startswith("{")}
     config = load_config(None, {}, {"data_dir": data_dir, "instance": instance, **options, **tables}).config
     note_late_kernels(Path(late))
@@ -108,7 +108,7 @@ def run(data_dir: str, instance: str, options: dict[str, str]) -> int:
     if park:
         capture.PARK_SECONDS = int(park)
     edges = [name for name in NAMES if mode_of(config, name) != "none"]
-    plans = workers_of(config.shards, bool(config.desk), edges)
+    plans = tuple(plan for plan in workers_of(config.shards, bool(config.desk), edges) if plan.name not in without.split(","))
     if silent:
         plans = tuple(dataclasses.replace(plan, silent_seconds=float(silent)) for plan in plans)
     try:

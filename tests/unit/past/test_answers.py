@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pks.base.clock import parse_time
+from pks.base.units import to_int
 from pks.edges.files.desk import packaged_desk
 from pks.edges.files.rows import TradeRow
 from pks.edges.files.trades import read_trades
@@ -209,11 +211,19 @@ def test_random_days(seed: int, number: int, tmp_path: Path) -> None:
     assert told[0] == told[1], f"seed {seed}"
 
 
-def facts(records: Any) -> list[tuple[int, ...]]:
-    """What a match set says, apart from how often it was said; what a kept transfer lacked is no match."""
-    fields = ("kind", "open_sequence", "open_leg", "qty_raw", "open_price_raw", "close_price_raw", "realised_hi", "realised_lo")
+def facts(records: Any) -> list[tuple[Any, ...]]:
+    """What a match set says, apart from how often it was said and at which scales; what a kept transfer lacked is no match."""
     shown = [e for e in records if not (e["kind"] == MatchKind.MOVED and e["open_sequence"] == e["sequence"] and e["open_leg"] == 2)]
-    return [tuple(int(e[field]) for field in fields) for e in shown if e["kind"] != MatchKind.NO_MATCH]
+    return [
+        (
+            *(int(e[name]) for name in ("kind", "open_sequence", "open_leg")),
+            Fraction(int(e["qty_raw"]), 10 ** int(e["qty_scale"])) if e["kind"] != MatchKind.CASH else int(e["qty_raw"]),
+            *(Fraction(int(e[name]), 10 ** int(e["price_scale"])) for name in ("open_price_raw", "close_price_raw")),
+            *(Fraction(to_int(int(e[f"{name}_hi"]), int(e[f"{name}_lo"])), 10 ** int(e["money_scale"])) for name in ("realised", "cost")),
+        )
+        for e in shown
+        if e["kind"] != MatchKind.NO_MATCH
+    ]
 
 
 # What if.
