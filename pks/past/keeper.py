@@ -45,6 +45,12 @@ class Keeper:
         self._refused_count = -1
         self._touched = 0
 
+    def forget_moments(self) -> bool:
+        """Give up what only the next page of an earlier question would need; whether there was any."""
+        had = self._earlier is not None or self._moment is not None
+        self._earlier = self._moment = None
+        return had
+
     @property
     def sequence(self) -> int:
         """The event up to which the kept fold has come; 0 while nothing is kept."""

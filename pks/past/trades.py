@@ -123,8 +123,7 @@ def scan(past: Past, wanted: Wanted, refused: dict[int, int], last: int | None) 
 
 def fitting(part: Any, wanted: Wanted) -> Any:
     """int64[n]: sequences of the trades among these records (EVENT[n]) that fit as they were booked."""
-    found = np.flatnonzero(np.isin(part["kind"], wanted.kinds))
-    return part["sequence"][found[wanted.mask(part[found])]]
+    return part["sequence"][np.isin(part["kind"], wanted.kinds) & wanted.mask(part)]  # by columns: whole records would be copied
 
 
 def as_amended(records: Any, history: History, wanted: Wanted, chosen: Any, amended: Any) -> Any:

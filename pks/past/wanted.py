@@ -47,5 +47,6 @@ class Wanted:
         if self.last_ns is not None:
             fits &= e["trade_time_ns"] <= self.last_ns
         if self.trade_ids:
-            fits &= np.isin(e["trade_id"], np.array(self.trade_ids, e.dtype["trade_id"]))
+            ids = e["trade_id"]
+            fits &= np.logical_or.reduce([ids == trade_id for trade_id in self.trade_ids])  # np.isin sorts texts: thirty times as long
         return fits

@@ -24,6 +24,9 @@ from pks.workers.runtime import Context, die_with, keep_little
 KEPT_SECONDS = 600.0
 """Without a question for so long, what is kept is given up: a quiet system does not hold every position twice more."""
 
+MOMENTS_SECONDS = 60.0
+"""The same for the last earlier moment that was asked for, which is kept for its next page."""
+
 FOLLOW_EVENTS = 1 << 16
 """While questions come, the kept fold goes on by itself when it is so far behind, so that the next answer does not wait for that."""
 
@@ -88,6 +91,8 @@ class PastWorker:
                 self.keeper.forget()
                 keep_little()
             return 0
+        if idle > MOMENTS_SECONDS and self.keeper.forget_moments():
+            keep_little()
         if self.keeper.behind() < FOLLOW_EVENTS or self.context.stop[0]:
             return 0
         before = self.keeper.sequence

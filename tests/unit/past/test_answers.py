@@ -356,3 +356,16 @@ def test_corrections_known_earlier() -> None:
     found = Corrections({5: 1, 9: 2}, {1: [4, 8], 2: [9]}, {3: 7}, {1: [6, 10]}, {2: 9}, {9: 2}, {6: 8})
     assert found.upto(8) == Corrections({5: 1}, {1: [4, 8]}, {3: 7}, {1: [6]}, {}, {}, {6: 8})
     assert found.upto(6) == Corrections({5: 1}, {1: [4]}, {}, {1: [6]}, {}, {}, {})
+
+
+def test_a_keeper_gives_up_and_begins_again(desk_day_dir: Path) -> None:
+    keeper = keeper_of(desk_day_dir)
+    now, then = PositionsAt(flat=True), PositionsAt(flat=True, known_at=275)
+    found = rows_of(keeper, now), rows_of(keeper, then)
+    assert keeper.sequence > 0
+    assert keeper.forget_moments()
+    assert not keeper.forget_moments()
+    assert (rows_of(keeper, now), rows_of(keeper, then)) == found
+    keeper.forget()
+    assert (keeper.sequence, keeper.behind()) == (0, 0)
+    assert (rows_of(keeper, then), rows_of(keeper, now)) == found[::-1]
