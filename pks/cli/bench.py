@@ -27,6 +27,7 @@ BENCHES = {
     "nats": "a fill to its message on NATS; trades and events a second into its streams, beside a bare publisher",
     "timeseries": "from a booked trade to its row in QuestDB; how fast a backlog goes there",
     "edges": "a backlog drains to every edge while fills go on; what a fill's way to its slot then takes",
+    "websocket": "a fill to every client of a stream; position updates a second beside websockets.broadcast of whole frames",
     "startup": "pks run to ready, alone and with the embedded servers; what a system at rest takes",
 }
 """Name and what it measures; `pks.bench.<name>` has `measure`."""

@@ -33,6 +33,7 @@ PROMISED = {
     "recover": {"ready_after_kill_s", "worker_pss_mb", "full_book_pss_mb"},
     "postgres": {"trade_to_postgres_row_ms"},
     "edges": {"edges_complete", "fill_to_slot_draining_ratio", "fill_to_slot_away_ratio"},
+    "websocket": {"fill_to_client_p50_ms", "fill_to_client_p99_ms", "broadcast_ratio"},
     "startup": {"startup_s", "startup_servers_s", "idle_core_percent", "idle_pss_mb"},
 }
 WITH_SERVERS = ("startup", "postgres", "timeseries", "edges")
