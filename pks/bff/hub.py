@@ -337,11 +337,14 @@ class Hub:
 
     def _begin_channel(self, channel: Channel) -> None:
         try:
-            has_rows = channel.has_positions and self._positions is not None
-            channel.begin(self._turn, self._positions.rows_of(channel.books) if has_rows and self._positions is not None else ())
-        except StaleHost as error:
+            channel.begin(self._turn, self._rows_of(channel, self._positions))
+        except (StaleHost, UnstableSlot) as error:
             channel.begin(self._turn, ())
             self._lose(str(error))
+
+    @staticmethod
+    def _rows_of(channel: Channel, positions: Positions | None) -> Sequence[int]:
+        return positions.rows_of(channel.books) if channel.has_positions and positions is not None else ()
 
     def _begin(self, link: Link) -> None:
         """A snapshot is owed, now or when the core is found."""
@@ -367,7 +370,7 @@ class Hub:
             names.book_id(book)
         except KeyError:
             return False
-        except StaleHost as error:
+        except (StaleHost, UnstableSlot) as error:
             raise NotLive(str(error)) from error
         return True
 
@@ -545,10 +548,12 @@ class Hub:
     def _attach(self) -> None:
         host = self._live.host
         freshness = self._live.freshness()
-        self._positions, self._attachment = Positions(host), self._live.attachments
+        positions = Positions(host)
+        rows = [(channel, self._rows_of(channel, positions)) for channel in self._channels.values()]
+        self._positions, self._attachment = positions, self._live.attachments
         self.sight, self._reason = Sight(freshness.state.value, freshness.applied, freshness.durable), ""
-        for channel in self._channels.values():
-            self._begin_channel(channel)
+        for channel, shown in rows:
+            channel.begin(self._turn, shown)
         for client in self._known.values():
             for link in client.links.values():
                 self._begin(link)

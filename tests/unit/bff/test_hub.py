@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from pks.base.errors import Code
 from pks.bff import hub as hub_module
+from pks.bff.feed import Positions
 from pks.bff.hub import BEHIND_SECONDS_MAX, CATCH_UP_ITEMS, HEARTBEAT_SECONDS, HISTORY_FRAMES, RESUME_SECONDS, TooManyClients
 from pks.edges.chat.alerts import Alert, AlertClass, Delivery
 from pks.edges.chat.keep import AlertFile
 from pks.layouts.codes import Flag
 from pks.layouts.segment import WorkerState
+from pks.segments.errors import StaleHost, UnstableSlot
 from tests.unit.bff.streams import MS, Listener, Scene
 from tests.unit.client.small_host import BOOKS, INSTRUMENTS, SIZES
 
@@ -433,6 +435,28 @@ def test_a_core_that_was_replaced_between_two_looks(scene: Scene) -> None:
     scene.settle()
     one.read()
     assert one.positions == scene.state() and len(one.positions) == 1
+
+
+@pytest.mark.parametrize("error", [UnstableSlot("positions", 1, 10**6), StaleHost("/positions", "state CLOSED", 0)])
+def test_a_core_that_cannot_be_read_while_it_is_found(scene: Scene, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    scene.core.put("ALPHA", "SBER.MOEX", 5)
+    whole, failures = Positions.rows_of, [error]
+
+    def rows_of(self, books):
+        if failures:
+            raise failures.pop()
+        return whole(self, books)
+
+    monkeypatch.setattr(Positions, "rows_of", rows_of)
+    one = scene.join("positions")
+    scene.turn()
+    failures.append(error)
+    assert one.client is not None
+    scene.turn(3, after_ns=100 * MS)
+    scene.hub.show(one.client, frozenset({"ALPHA"}))
+    scene.turn(3, after_ns=100 * MS)
+    one.read()
+    assert not failures and one.positions == scene.state()
 
 
 def test_a_worker_that_is_away_is_said(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
