@@ -53,7 +53,7 @@ class Watcher:
         if self.needs_snapshot or not self.wants(now.key):
             return
         has = self._read.pop(now.key, before)
-        if has is not None and has.version >= now.version:
+        if has is not None and has.version == now.version:
             self._read[now.key] = has  # the snapshot read it after it changed
         elif now.key not in self.pending:
             self.pending[now.key] = has

@@ -64,6 +64,10 @@ class Told:
             found = self._patches[version] = self._patch(known)
         return found
 
+    def replaces(self, known: Told | None) -> bool:
+        """Whether no patch leads here from `known`: a currency has no fees any more, and what is merged never takes away."""
+        return known is not None and not known.fields["fees"].keys() <= self.fields["fees"].keys()
+
     def _patch(self, known: Told | None) -> bytes:
         if known is None:
             return bytes(pb.PositionViewPatch(**self.fields).SerializeToString())
@@ -90,9 +94,15 @@ def snapshot_message(positions: Iterable[bytes], freshness: bytes, *, first: boo
     return bytes(head) + _repeated(_POSITIONS, positions) + freshness
 
 
-def patch_message(patches: Iterable[bytes], freshness: bytes) -> bytes:
-    """An InstrumentUpdate: what changed."""
-    return _PATCH_HEAD + _repeated(_PATCHES, patches) + freshness
+def patch_message(changes: Iterable[tuple[Told, Told | None]], freshness: bytes) -> bytes:
+    """An InstrumentUpdate: what changed, each position with what the client knows of it."""
+    whole, patches = [], []
+    for told, known in changes:
+        if told.replaces(known):
+            whole.append(told.whole)
+        else:
+            patches.append(told.patch_of(known))
+    return _PATCH_HEAD + _repeated(_POSITIONS, whole) + _repeated(_PATCHES, patches) + freshness
 
 
 def heartbeat_message(freshness: bytes) -> bytes:

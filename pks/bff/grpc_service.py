@@ -304,7 +304,7 @@ class Service:
                     sequence = freshness.applied
                 said = fresh(freshness.state, sequence, freshness.durable)
                 if changes:
-                    await stream.write(patch_message([told.patch_of(known) for told, known in changes], said))
+                    await stream.write(patch_message(changes, said))
                 if stream.beats(freshness.state):
                     await stream.write(heartbeat_message(said))
                 if not watcher.pending:

@@ -186,18 +186,18 @@ class GatewayHost(RemoteHost):
         for update in call:
             if not counted:
                 self.connections_count, counted, self._denied = self.connections_count + 1, True, ""
-            if update.kind == pb.InstrumentUpdate.SNAPSHOT:
-                if update.first:
-                    views.clear()
-                for position in update.positions:
-                    self._take(views, position, position)
-                if update.last:
-                    self._forget_but(views)
-                    self.whole.set()
-                    self.last_error = ""
+            is_snapshot = update.kind == pb.InstrumentUpdate.SNAPSHOT
+            if is_snapshot and update.first:
+                views.clear()
+            for position in update.positions:
+                self._take(views, position, position)
             for patch in update.patches:
                 self._take(views, patch, views.get((patch.book, patch.instrument)))
+            if is_snapshot and update.last:
+                self._forget_but(views)
+                self.whole.set()
             if update.state == pb.LIVE:
+                self.last_error = ""
                 self.beat(update.durable_sequence, update.sequence)
             else:
                 self.last_error = "the gateway says that its figures are stale"

@@ -11,7 +11,6 @@ import pytest
 from pks.bff.grpc_past import GrpcPast
 from pks.bff.grpc_status import status_of
 from pks.bff.problems import Problem
-from pks.bff.rest_past import LOT_COLUMNS, TRADE_COLUMNS
 from pks.client.bulk import Outcome
 from pks.engine.positions.view import TEXT_FIELDS
 from pks.past.questions import AnyAnswer, AnyQuestion, Failed, History, Imagined, Page, WhatIf
@@ -62,7 +61,10 @@ async def test_what_has_no_answer_is_a_problem(failed: Failed, status: Any) -> N
     assert status_of(error.value) is status
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:litestar")
 def test_messages_have_every_word_of_the_rows() -> None:
+    from pks.bff.rest_past import LOT_COLUMNS, TRADE_COLUMNS  # here, since its import warns
+
     def words(message: Any) -> set[str]:
         return set(message.DESCRIPTOR.fields_by_name.keys())
 
