@@ -298,7 +298,7 @@ async def _ask(request: Request[Any, Any, Any], question: past.AnyQuestion) -> p
     if isinstance(found, past.Failed):
         if found.code.startswith("UNKNOWN_"):
             raise not_found(found.field or "name", found.value)
-        status = 503 if found.retry else 422
+        status = 503 if found.retry and found.code != past.BEYOND_JOURNAL else 422
         raise Problem(status, found.code, found.reason, field=found.field, value=found.value or None)
     return found
 

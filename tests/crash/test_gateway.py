@@ -7,10 +7,13 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pyarrow as pa
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.conftest import wait_until
 from tests.crash.gateway import Gateway, a_gateway, a_trade, told
@@ -283,3 +286,109 @@ def _answers(where: str) -> bool:
         return httpx.get(f"{where}/health", timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def test_trades_and_lots_are_read_back(ann: httpx.Client, bob: httpx.Client, root: httpx.Client) -> None:
+    ann.post(
+        "/api/v1/trades/book", json=a_trade("T-1", instrument="LKOH.MOEX", quantity="5", price="7000", trade_time="2026-11-02T10:00:00Z")
+    )
+    sold = ann.post(
+        "/api/v1/trades/book",
+        json=a_trade("T-2", instrument="LKOH.MOEX", side="SELL", quantity="2", price="7100", trade_time="2026-11-02T11:00:00Z"),
+    ).json()["sequence"]
+    listed = ann.get("/api/v1/trades", params={"instrument": "LKOH", "trade_id": ["T-1", "T-2"]}).json()
+    assert [(row["trade_id"], row["state"], row["quantity"]) for row in listed["items"]] == [("T-1", "BOOKED", "5"), ("T-2", "BOOKED", "2")]
+    one = ann.get("/api/v1/trades/T-2").json()["items"]
+    assert [row["sequence"] for row in one] == [sold]
+    assert one[0]["matches"], "what it closed"
+    lots = ann.get("/api/v1/positions/RU-EQ/LKOH.MOEX/lots").json()["items"]
+    history = ann.get("/api/v1/positions/RU-EQ/LKOH.MOEX/history").json()["items"]
+    now = ann.get("/api/v1/positions/RU-EQ/LKOH.MOEX").json()
+    assert sum(int(lot["quantity"]) for lot in lots) == int(now["quantity"])
+    assert [row["trade_id"] for row in history][-2:] == ["T-1", "T-2"]
+    before = ann.get("/api/v1/positions", params={"instrument": "LKOH", "book": "RU-EQ", "known_at": sold - 1}).json()["items"]
+    assert int(before[0]["quantity"]) == int(now["quantity"]) + 2
+    earlier = ann.get("/api/v1/positions", params={"instrument": "LKOH", "book": "RU-EQ", "as_of": "2026-11-02T10:30:00Z"}).json()["items"]
+    assert int(earlier[0]["quantity"]) == int(now["quantity"]) + 2
+    assert ann.get("/api/v1/positions", params={"known_at": 10**9}).status_code == 422
+    assert ann.get("/api/v1/positions", params={"as_of": "never"}).status_code == 400
+    for path in ("/api/v1/positions/CR-PERP/LKOH.MOEX/lots", "/api/v1/positions/CR-PERP/LKOH.MOEX/history", "/api/v1/trades/none"):
+        assert bob.get(path).status_code == 404, path
+    pages, after = [], None
+    while True:
+        page = root.get("/api/v1/trades", params={"limit": 7, **({"after": after} if after else {})}).json()
+        pages += page["items"]
+        after = page["next"]
+        if after is None:
+            break
+    sequences = [row["sequence"] for row in pages]
+    assert sequences == sorted(set(sequences))
+    assert {row["book"] for row in bob.get("/api/v1/trades").json()["items"]} <= {"RU-EQ", None}
+
+
+def test_corrections_find_only_what_the_user_sees(ann: httpx.Client, root: httpx.Client) -> None:
+    other = a_trade("K-1", book="CR-PERP", instrument="SBER.MOEX", quantity="3")
+    assert root.post("/api/v1/trades/book", json=other).status_code == 201
+    hidden, absent = (ann.post(f"/api/v1/trades/{name}/cancel") for name in ("K-1", "K-0"))
+    assert hidden.status_code == absent.status_code == 422
+    assert told(hidden) | {"value": ""} == told(absent) | {"value": ""}
+    ann.post("/api/v1/trades/book", json=a_trade("K-2", quantity="4"))
+    amended = ann.post("/api/v1/trades/K-2/amend", json={"quantity": "6"})
+    assert amended.status_code == 201, amended.text
+    assert ann.get("/api/v1/trades/K-2").json()["items"][0]["quantity"] == "6"
+    moved = ann.post("/api/v1/trades/K-2/amend", json={"book": "CR-PERP"})
+    assert told(moved)["code"] == "UNKNOWN_BOOK"
+    assert ann.post("/api/v1/trades/K-2/cancel", json={"trade_id": "K-9"}).status_code == 400
+    assert ann.post("/api/v1/trades/K-2/cancel").status_code == 201
+    again = ann.post("/api/v1/trades/K-2/cancel")
+    assert told(again)["code"] == "ALREADY_CANCELLED"
+
+
+def test_what_if_books_nothing(ann: httpx.Client) -> None:
+    before = ann.get("/api/v1/positions/RU-EQ/SBER.MOEX")
+    answer = ann.post("/api/v1/whatif", json={"trades": [a_trade("W-1", quantity="7")], "marks": {"SBER.MOEX": "310"}})
+    assert answer.status_code == 200, answer.text
+    imagined = answer.json()
+    assert imagined["outcomes"][0]["status"] == "ACCEPTED"
+    assert int(imagined["after"][0]["quantity"]) == int(before.json()["quantity"]) + 7
+    assert ann.get("/api/v1/positions/RU-EQ/SBER.MOEX").json() == before.json()
+    hidden = ann.post("/api/v1/whatif", json={"trades": [a_trade("W-2", book="CR-PERP")]}).json()["outcomes"][0]
+    assert (hidden["status"], hidden["code"]) == ("REFUSED", "UNKNOWN_BOOK")
+    bodies: list[dict[str, Any]] = [
+        {},
+        {"trades": {}},
+        {"trades": [1]},
+        {"trades": [], "marks": {"a": 1}},
+        {"trades": [a_trade("W-3", quantity=1.5)]},
+    ]
+    for wrong in bodies:
+        assert ann.post("/api/v1/whatif", json=wrong).status_code in (400, 422), wrong
+
+
+def test_a_booking_is_seen_in_streams(gateway: Gateway, ann: httpx.Client) -> None:
+    import pks
+
+    token = gateway.token("bob")
+    with connect(f"{gateway.endpoints['websocket']}?token={token}") as socket:
+        socket.send(json.dumps({"subscribe": ["positions", "trades"]}))
+        with pks.connect(gateway.endpoints["grpc"], token=token, ca=gateway.endpoints["grpc_ca"]) as host:
+            assert host.positions["RU-EQ", "SBER.MOEX"].as_dict() == ann.get("/api/v1/positions/RU-EQ/SBER.MOEX").json()
+            booked = ann.post("/api/v1/trades/book", json=a_trade("S-1", quantity="13")).json()["sequence"]
+            seen: dict[str, Any] = {}
+            numbers = []
+            while not {"positions", "trades"} <= seen.keys():
+                message = json.loads(socket.recv(timeout=SECONDS))
+                numbers.append(message["seq"])
+                for item in message["data"] if message["type"] in ("positions", "trades") else ():
+                    assert item.get("book") == "RU-EQ", "bob sees no other"
+                    if item.get("last_sequence", item.get("sequence")) == booked:
+                        seen[message["type"]] = item
+            assert numbers == list(range(1, len(numbers) + 1)), "no gap"
+            assert seen["trades"]["trade_id"] == "S-1"
+            wait_until(lambda: host.positions["RU-EQ", "SBER.MOEX"].last_sequence >= booked, SECONDS, "gRPC has it")
+            gateway.users.pks("user", "disable", "bob")
+            with pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    socket.recv(timeout=SECONDS)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 4401
+    gateway.users.pks("user", "change", "bob", "--enable")
