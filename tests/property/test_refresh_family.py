@@ -108,7 +108,7 @@ async def compare(db: Any, families: list[Family]) -> None:
     assert sorted(row["session"] for row in unused) == sorted(ours)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(steps=STEPS)
 def test_one_refresh_token_of_a_family_is_good_and_a_second_use_ends_it(
     runner: tuple[asyncio.Runner, Any], steps: list[tuple[str, int]]

@@ -174,7 +174,10 @@ async def test_without_postgres_redis_says_who_is_not_blocked_for_as_long_as_gra
     assert await outcome(access, blocked) == "NotAuthenticated"
 
 
-async def test_without_redis_a_fresh_look_at_postgres_is_needed(system: AuthSystem, access: Access, token: str) -> None:
+async def test_without_redis_a_fresh_look_at_postgres_is_needed(
+    system: AuthSystem, access: Access, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pks.bff.access.LOOK_SECONDS", 0.5)
     blocked = await a_token(system, access)
     system.stores.to_valkey.fault = Fault.CUT
     await access.block(await users.revoke_token(system.owner, access.tokens.verify(blocked).jti) or [])
