@@ -18,7 +18,17 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp, Send
 
 from pks.base.errors import PksError
-from pks.bff import rest_admin, rest_approvals, rest_health, rest_letters, rest_past, rest_positions, rest_reference, rest_trades
+from pks.bff import (
+    rest_admin,
+    rest_approvals,
+    rest_health,
+    rest_letters,
+    rest_past,
+    rest_positions,
+    rest_reference,
+    rest_trades,
+    rest_users,
+)
 from pks.bff.access import Permission
 from pks.bff.compress import Compress, encoding_of
 from pks.bff.guards import authenticated, within_rate
@@ -113,6 +123,7 @@ def make_litestar(gateway: Gateway) -> Litestar:
             *rest_reference.HANDLERS,
             *rest_admin.HANDLERS,
             *rest_letters.HANDLERS,
+            *rest_users.HANDLERS,
         ],
         guards=[authenticated],
         security=[{"bearer": []}],

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import unicodedata
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from pks.base.errors import Retryable
+
+T = TypeVar("T")
 
 PASSWORD_CHARACTERS_MAX = 1024
 
@@ -74,10 +78,17 @@ class Passwords:
 
     async def verify(self, password_hash: str | None, password: str) -> tuple[bool, str | None]:
         """As the function, without holding the loop up. Raises TooManyLogins."""
+        return await self._in_thread(verify, password_hash, password)
+
+    async def hash(self, password: str) -> str:
+        """As `hash_password`. Raises TooManyLogins."""
+        return await self._in_thread(hash_password, password)
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: str | None) -> T:
         if self._waiting >= WAITING_MAX + VERIFIED_AT_ONCE:
             raise TooManyLogins
         self._waiting += 1
-        work = asyncio.get_running_loop().run_in_executor(self._threads, verify, password_hash, password)
+        work = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
         work.add_done_callback(self._finished)  # not where the caller ends: who is cancelled leaves his work behind
         return await asyncio.shield(work)
 
