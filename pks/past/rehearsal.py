@@ -161,7 +161,8 @@ def _group_of(core: Rehearsal, border: Border, row: Any) -> Any:
 def _book(core: Rehearsal, border: Border, rows: list[Any]) -> Iterator[Outcome]:
     """A row, or the children of one block as one group."""
     try:
-        reply = core.book(joined([_group_of(core, border, row) for row in rows]))
+        groups = [_group_of(core, border, row) for row in rows]
+        reply = core.book(groups[0] if not rows[0].parent_id else joined(groups))
     except Refused as error:
         for row in rows:
             yield refused_outcome(row.line, row.trade_id or row.lot_id, error)

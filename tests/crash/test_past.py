@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from pks.bff.ask_past import AskPast, PastUnavailable
 from pks.cli.group import main
+from pks.edges.files.desk import packaged_desk, read_desk
 from pks.past.door import HEAD, SOCKET_FILE, at_directory
 from pks.past.questions import AnyAnswer, AnyQuestion, Failed, Held, History, Imagined, LotsOf, Page, PositionsAt, TradeOf, Trades, WhatIf
 from tests.conftest import wait_until
@@ -36,13 +37,21 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system with the packaged desk, its opening lots and its trades; the tests leave it as it was."""
     for system in a_system(tmp_path_factory.mktemp("past"), "past", desk="demo", **SETTINGS):
         system.start()
-        trades = Path(__file__).resolve().parents[2] / "pks" / "desk_data" / "trades.csv"
+        wait_loaded(system)
+        trades = system.data_dir / "trades.csv"
+        trades.write_bytes((packaged_desk() / "trades.csv").read_bytes())
         result = CliRunner().invoke(main, ["book", str(trades)], env=environ(system))
         assert result.exit_code == 0, result.output
         yield system
         assert system.stop() == 0
         assert not (system.paths.run / SOCKET_FILE).exists()
         assert not [kernel for kernel in system.late_kernels() if kernel.startswith("past:")], "warm() calls every kernel"
+
+
+def wait_loaded(system: System) -> None:
+    """Until the loader has booked every opening lot."""
+    lots = len(read_desk(packaged_desk()).opening_lots)
+    wait_until(lambda: len(rows(system, Trades(kinds=("OPENING",)))) == lots, SECONDS, "the opening lots")
 
 
 def environ(system: System) -> dict[str, str]:
