@@ -43,8 +43,12 @@ WINDOW_COSTS = 2.0
 QUIET_STEPS = ((0.1, 0.001), (1.0, 0.002), (5.0, 0.005), (float("inf"), WINDOW_SECONDS_MAX))
 """Pauses while nothing changes: up to so many seconds after the last change, so long. Each look wakes the process, some 50 us of a core."""
 
-FRESH_SECONDS = 0.05
-"""Between two looks at the host's life while nothing changes, and two attempts to find one that is away."""
+FRESH_SECONDS, FRESH_SECONDS_AT_REST = 0.05, 0.25
+"""Between two looks at the host's life and its workers', which cost much more than one at the rings; and two attempts to find one that is
+away. At rest: nothing has changed for RESTS_AFTER_SECONDS.
+"""
+
+RESTS_AFTER_SECONDS = 1.0
 
 HEARTBEAT_SECONDS = 10.0
 ALERTS_SECONDS = 1.0
@@ -471,10 +475,9 @@ class Hub:
     def _pause(self, worked: bool, start_ns: int, now_ns: int) -> float:
         cost = (now_ns - start_ns) / NS_PER_SECOND
         if worked:
-            self._worked_ns = now_ns
             return max(WINDOW_SECONDS_MIN, min(WINDOW_SECONDS_MAX, WINDOW_COSTS * cost) - cost)
         if not self.clients:
-            return FRESH_SECONDS  # only for those who may come back
+            return FRESH_SECONDS_AT_REST  # only for those who may come back
         quiet = (now_ns - self._worked_ns) / NS_PER_SECOND
         return next(pause for upto, pause in QUIET_STEPS if quiet < upto)
 
@@ -492,10 +495,14 @@ class Hub:
         except AWAY as error:
             self._lose(str(error))
             worked = False
-        return self._catch_up(now_ns) or worked
+        worked = self._catch_up(now_ns) or worked
+        if worked:
+            self._worked_ns = now_ns
+        return worked
 
     def _look(self, now_ns: int) -> bool:
-        is_due = now_ns - self._looked_ns >= FRESH_SECONDS * NS_PER_SECOND
+        rests = self._positions is not None and now_ns - self._worked_ns >= RESTS_AFTER_SECONDS * NS_PER_SECOND
+        is_due = now_ns - self._looked_ns >= (FRESH_SECONDS_AT_REST if rests else FRESH_SECONDS) * NS_PER_SECOND
         if self._positions is None:
             if not is_due:
                 return False

@@ -39,6 +39,9 @@ PROMISED = {
 WITH_SERVERS = ("startup", "postgres", "timeseries", "edges")
 """Start whole systems with servers, more than once: outside of `make test`."""
 
+WAITING = ("websocket",)
+"""Mostly waits, for tens of seconds."""
+
 TOP = {"bench", "machine", "cores", "wait", "runs", "commit", "promises", "results"}
 IN_A_PROMISE = {"promise", "measured", "op", "bound", "ours", "theirs", "peer"}
 
@@ -47,7 +50,9 @@ def test_every_bench_is_tried() -> None:
     assert PROMISED.keys() == BENCHES.keys()
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in WITH_SERVERS else ()) for name in sorted(BENCHES)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in (*WITH_SERVERS, *WAITING) else ()) for name in sorted(BENCHES)]
+)
 def test_tiny_run_gives_well_formed_json(name: str, tmp_path: Path) -> None:
     if name == "timeseries" and why_missing("questdb"):
         pytest.skip(why_missing("questdb"))
