@@ -25,6 +25,9 @@ LOOK_SECONDS, REST_SECONDS = 0.002, 0.01
 
 RESTS_AFTER_SECONDS = 5.0
 
+NAMES_SECONDS = 1.0
+"""How soon a change of reference data is shown by positions that no event changed."""
+
 AWAY_SECONDS = 0.05
 """Between two looks for a host that is gone."""
 
@@ -53,7 +56,7 @@ class Watcher:
         if self.needs_snapshot or not self.wants(now.key):
             return
         has = self._read.pop(now.key, before)
-        if has is not None and has.version == now.version:
+        if has is not None and not now.is_news_to(has):
             self._read[now.key] = has  # the snapshot read it after it changed
         elif now.key not in self.pending:
             self.pending[now.key] = has
@@ -121,6 +124,7 @@ class Feed:
         self._updates: Updates | None = None
         self._task: asyncio.Task[None] | None = None
         self._worked_at = now()
+        self._named_at, self._names_change = now(), -1
 
     @property
     def host(self) -> Host:
@@ -143,7 +147,7 @@ class Feed:
         """A position that a snapshot read."""
         key = (view.book, view.instrument)
         for kept in (self.latest.get(key), self._read.get(key)):
-            if kept is not None and kept.version == view.version:
+            if kept is not None and kept.view == view:
                 return kept
         self._read[key] = made = Told(view)
         return made
@@ -174,10 +178,10 @@ class Feed:
     def _look(self) -> float:
         """Note what has changed; seconds to the next look."""
         try:
-            assert self.host, "it lives"
+            host = self.host
             freshness = self._live.freshness()  # before the rings are read: what they hold then reflects all of it
             assert self._updates is not None, "made with the host"
-            changed = self._updates.poll()
+            changed = self._renamed(host) + self._updates.poll()  # what changed too comes last, as it is now
         except (Retryable, UnknownName):  # the host is gone, or a slot did not hold still: what was noted may have a gap
             self._lost()
             return AWAY_SECONDS
@@ -192,11 +196,29 @@ class Feed:
     def _note(self, view: PositionView) -> None:
         key = (view.book, view.instrument)
         read = self._read.pop(key, None)
-        now = read if read is not None and read.version == view.version else Told(view)
+        now = read if read is not None and read.view == view else Told(view)
         before = self.latest.get(key)
         self.latest[key] = now
         for watcher in self.watchers:
             watcher.note(now, before)
+
+    def _renamed(self, host: Host) -> list[PositionView]:
+        """Positions whose reference data changed what they show, though no event of theirs did."""
+        if self._now() - self._named_at < NAMES_SECONDS:
+            return []
+        self._named_at = self._now()
+        names = host.names
+        names.refresh()
+        if names.change == self._names_change:
+            return []
+        self._names_change = names.change
+        renamed = []
+        for told in (*self.latest.values(), *self._read.values()):
+            record = told.view.record
+            terms = names.terms(int(record["book_id"]), int(record["instrument_id"]))
+            if terms != told.view.terms:
+                renamed.append(PositionView.from_record(record, terms))
+        return renamed
 
     def _say(self, freshness: Freshness) -> None:
         if freshness.state is not self.freshness.state:
@@ -206,6 +228,7 @@ class Feed:
 
     def _begin(self, host: Host) -> None:
         self._updates = host.updates()
+        self._names_change = host.names.change
         self.attachments = self._live.attachments
         self.latest.clear()
         self._read.clear()

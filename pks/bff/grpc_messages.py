@@ -32,13 +32,13 @@ assert pb.InstrumentUpdate.DESCRIPTOR.fields_by_number[_PATCHES].name == "patche
 class Told:
     """One position at one version, in the forms in which clients are told of it. Made of a view; encoded when it is first asked for."""
 
-    __slots__ = ("_fields", "_patches", "_whole", "key", "version", "view")
+    __slots__ = ("_fields", "_patches", "_whole", "key", "view")
 
     def __init__(self, view: PositionView) -> None:
-        self.view, self.key, self.version = view, (view.book, view.instrument), view.version
+        self.view, self.key = view, (view.book, view.instrument)
         self._fields: dict[str, Any] | None = None
         self._whole = b""
-        self._patches: dict[int, bytes] = {}
+        self._patches: list[tuple[Told | None, bytes]] = []
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -56,13 +56,16 @@ class Told:
 
     def patch_of(self, known: Told | None) -> bytes:
         """A PositionViewPatch for who knows the position as `known`; None: for who does not know it, so it has all fields."""
-        version = known.version if known is not None else 0
-        found = self._patches.get(version)
-        if found is None:
-            if len(self._patches) >= PATCHES_KEPT:
-                self._patches.clear()
-            found = self._patches[version] = self._patch(known)
-        return found
+        for one, patch in self._patches:
+            if one is known:
+                return patch
+        made = self._patch(known)
+        self._patches = [(known, made), *self._patches[: PATCHES_KEPT - 1]]
+        return made
+
+    def is_news_to(self, known: Told | None) -> bool:
+        """Whether it shows something else than `known` does: another version of the slot, or other reference data."""
+        return known is None or known.view != self.view
 
     def replaces(self, known: Told | None) -> bool:
         """Whether no patch leads here from `known`: a currency has no fees any more, and what is merged never takes away."""

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pks.bff import grpc_feed, grpc_server, grpc_service
 from pks.bff.access import Permission
 from pks.bff.problems import Problem, refused
 from pks.client.bulk import Outcome
+from pks.layouts.codes import Subject
 from pks.proto.codec import position_words
 from pks.proto.pks.v1 import positions_service_pb2 as pb
 from tests.conftest import wait_until
@@ -363,6 +365,17 @@ def test_a_change_between_snapshot_and_look_is_told_once_and_right(served: Serve
         one.join(SECONDS)
     positions = served.live.host.positions
     assert ends == [{"ALPHA": positions["ALPHA", SBER].as_dict(), "BETA": positions["BETA", GAZP].as_dict()}] * 20
+
+
+def test_a_change_of_reference_data_is_told_though_no_event_came(served: Served) -> None:
+    stream = watch(served)
+    view = next(one for one in take(stream, pb.InstrumentUpdate.SNAPSHOT).positions if one.instrument == SBER)
+    terms = {"multiplier_numerator": 10, "multiplier_denominator": 1}
+    served.small.define(Subject.INSTRUMENT, 21, SBER, symbol="SBER", pnl_currency="RUB", pnl_currency_id=1, **terms)
+    patch = take(stream, pb.InstrumentUpdate.PATCH).patches[0]
+    assert (patch.instrument, Decimal(patch.cost)) == (SBER, 10 * Decimal(view.cost))
+    view.MergeFromString(patch.SerializeToString())
+    assert position_words(view) == served.live.host.positions["ALPHA", SBER].as_dict()
 
 
 def test_heartbeats_say_state_and_sequences(served: Served) -> None:
