@@ -72,6 +72,10 @@ class Everyone:
         """Everything."""
         return True
 
+    def sees(self, book: str) -> bool:
+        """Every book."""
+        return True
+
 
 class Open:
     """Judges no token: what is measured is the stream."""
@@ -320,7 +324,7 @@ def measure(plan: Plan) -> Measured:
     return found
 
 
-def _send(system: System, made: Any, per_s: int, seconds: float, stop: Callable[[], bool] = lambda: False) -> tuple[Words, Words]:
+def paced_trades(system: System, made: Any, per_s: int, seconds: float, stop: Callable[[], bool] = lambda: False) -> tuple[Words, Words]:
     """Book at an even rate; (event, monotonic ns of the call that sent it) of each fill."""
     group = max(1, round(per_s * GROUP_SECONDS))
     sent: list[int] = []
@@ -350,11 +354,15 @@ def _send(system: System, made: Any, per_s: int, seconds: float, stop: Callable[
 def _flow(system: System, server: Child, listener: Child, port: int, clients: int, seconds: int, found: Measured) -> Any:
     """Milliseconds from sending to reading, of every fill and client."""
     listener.ask("open", port, clients, True)
-    _send(system, trades(FILLS_PER_S, 0, BOOKS, INSTRUMENTS, seed=2, known=False), FILLS_PER_S, 1.0)  # all is warm, and has its snapshot
+    paced_trades(
+        system, trades(FILLS_PER_S, 0, BOOKS, INSTRUMENTS, seed=2, known=False), FILLS_PER_S, 1.0
+    )  # all is warm, and has its snapshot
     before = server.ask("cpu")[0]
     listener.tell("hear", seconds + 1.0, True)
     time.sleep(0.2)
-    sequences, sent_ns = _send(system, trades(FILLS_PER_S * seconds, 0, BOOKS, INSTRUMENTS, seed=3, known=False), FILLS_PER_S, seconds)
+    sequences, sent_ns = paced_trades(
+        system, trades(FILLS_PER_S * seconds, 0, BOOKS, INSTRUMENTS, seed=3, known=False), FILLS_PER_S, seconds
+    )
     _, seen, seen_ns = listener.answer()
     spent, figures = server.ask("cpu")
     listener.ask("close")
@@ -390,7 +398,7 @@ def _rates(
                     told.append(None)
                 return bool(told) and listener.pipe.poll()
 
-            _send(system, made, OFFERED_PER_S, seconds + 2, stop)
+            paced_trades(system, made, OFFERED_PER_S, seconds + 2, stop)
             counts, _, _ = listener.answer()
             rates[side].append(min(counts) / seconds)
             listener.ask("close")

@@ -28,6 +28,7 @@ BENCHES = {
     "timeseries": "from a booked trade to its row in QuestDB; how fast a backlog goes there",
     "edges": "a backlog drains to every edge while fills go on; what a fill's way to its slot then takes",
     "websocket": "a fill to every client of a stream; position updates a second beside websockets.broadcast of whole frames",
+    "grpc": "one position asked for over TLS beside a bare service; a fill to every client of a stream",
     "startup": "pks run to ready, alone and with the embedded servers; what a system at rest takes",
 }
 """Name and what it measures; `pks.bench.<name>` has `measure`."""

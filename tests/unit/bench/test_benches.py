@@ -34,6 +34,7 @@ PROMISED = {
     "postgres": {"trade_to_postgres_row_ms"},
     "edges": {"edges_complete", "fill_to_slot_draining_ratio", "fill_to_slot_away_ratio"},
     "websocket": {"fill_to_client_p50_ms", "fill_to_client_p99_ms", "broadcast_ratio"},
+    "grpc": set(),
     "startup": {"startup_s", "startup_servers_s", "idle_core_percent", "idle_pss_mb"},
 }
 WITH_SERVERS = ("startup", "postgres", "timeseries", "edges")
