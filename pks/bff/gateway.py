@@ -50,6 +50,9 @@ USERS_SECONDS = 3.0
 
 KEEP_ALIVE_SECONDS = 65
 
+CHECK_SECONDS = 1.0
+"""Between two looks whether a part has ended that should not."""
+
 
 class _Server(uvicorn.Server):
     """Without signal handlers: the worker's runtime has the signals."""
@@ -177,9 +180,12 @@ class Gateway:
 
     async def run(self) -> None:
         """Serve until a part fails, which is raised."""
-        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        while True:
+            done, _ = await asyncio.wait(self._tasks, timeout=CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            assert not done, "no part ends by itself"
+            self.access.check()
 
     async def _originals(self, row: TradeRow) -> Sequence[dict[str, Any]]:
         return await originals_of(self, row)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pks.bff.problems import Problem, not_found, unavailable
+from pks.bff.problems import problem_of_failed
 from pks.past.questions import AnyAnswer, AnyQuestion, Failed, History, Imagined, Page, WhatIf
 
 
@@ -45,12 +45,3 @@ class GrpcPast:
         if isinstance(found, Failed):
             raise problem_of_failed(found)
         return found
-
-
-def problem_of_failed(found: Failed) -> Problem:
-    """What the worker says of a question that has no answer, as a problem."""
-    if found.retry:
-        return unavailable(found.reason, found.code)
-    if found.code.startswith("UNKNOWN_"):
-        return not_found(found.field or "name", found.value)
-    return Problem(422, found.code, found.reason, field=found.field, value=found.value or None)

@@ -16,6 +16,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from pks.base.errors import CODES, SHOWN_CHARACTERS_MAX, Code, PksError, Refused, Retryable, shown
+from pks.past.questions import BEYOND_JOURNAL, INTERNAL, Failed
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -112,3 +113,14 @@ def _of_library(error: HTTPException) -> Problem:
         field, detail = str(extra[0].get("key", "")), str(extra[0].get("message", detail))
     code = words.get(status, HTTPStatus(status).name if status < 500 else "INTERNAL")
     return Problem(status, code, shown(detail), field=field, value=value, headers=dict(error.headers or {}))
+
+
+def problem_of_failed(found: Failed) -> Problem:
+    """What the worker `past` says of a question that has no answer."""
+    if found.code == INTERNAL:
+        return Problem(500, "INTERNAL", "a mistake of ours; it is in the log of the worker past")
+    if found.code.startswith("UNKNOWN_"):
+        return not_found(found.field or "name", found.value)
+    if found.retry and found.code != BEYOND_JOURNAL:  # a sequence that may come is asked for when it is there
+        return unavailable(found.reason, found.code)
+    return Problem(422, found.code, found.reason, field=found.field, value=found.value or None)

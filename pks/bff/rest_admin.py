@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from litestar import Request, get
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from pks.base.clock import format_time
 from pks.bff.access import Permission
@@ -44,7 +44,7 @@ async def workers(request: Request[Any, Any, Any]) -> dict[str, Any]:
 
 @get("/admin/alerts", opt=asks(Permission.OPERATE), summary="Alerts", tags=["administration"])
 async def alerts(
-    request: Request[Any, Any, Any], limit: Annotated[int, Parameter(query="limit", ge=1, le=ALERTS_MAX, required=False)] = 100
+    request: Request[Any, Any, Any], limit: Annotated[int, QueryParameter(name="limit", ge=1, le=ALERTS_MAX, required=False)] = 100
 ) -> dict[str, Any]:
     """The latest alerts, the newest first."""
     gateway: Gateway = request.app.state.gateway

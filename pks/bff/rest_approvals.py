@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from pks.bff.access import Permission
 from pks.bff.commands import address_of, answer
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 REASON_CHARACTERS_MAX = 500
 
-States = Annotated[list[str] | None, Parameter(query="state", required=False, description="WAITING, APPROVED, BOOKED, REFUSED, REJECTED")]
+States = Annotated[
+    list[str] | None, QueryParameter(name="state", required=False, description="WAITING, APPROVED, BOOKED, REFUSED, REJECTED")
+]
 
 
 class Rejection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,8 +36,8 @@ class Rejection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 async def approvals(
     request: Request[Any, Any, Any],
     states: States = None,
-    limit: Annotated[int, Parameter(query="limit", ge=1, le=LIMIT_MAX, required=False)] = LIMIT_DEFAULT,
-    after: Annotated[int, Parameter(query="after", ge=0, required=False, description="number of the last one of the page before")] = 0,
+    limit: Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, required=False)] = LIMIT_DEFAULT,
+    after: Annotated[int, QueryParameter(name="after", ge=0, required=False, description="number of the last one of the page before")] = 0,
 ) -> Response[Any]:
     """Trades above the limit, the oldest first; those that wait unless states are named."""
     gateway: Gateway = request.app.state.gateway
@@ -45,14 +47,14 @@ async def approvals(
 
 
 @post("/approvals/{number:int}/approve", opt=asks(Permission.APPROVE), summary="Let it go on", tags=["approvals"])
-async def approve(request: Request[Any, Any, Any], number: int) -> Response[Any]:
+async def approve(request: Request[Any, Any, Any], number: FromPath[int]) -> Response[Any]:
     """Book it, in the name of who wanted it; the answer is that of the booking."""
     gateway: Gateway = request.app.state.gateway
     return answer(await gateway.commands.approve(number, request.user, address_of(request)))
 
 
 @post("/approvals/{number:int}/reject", status_code=200, opt=asks(Permission.APPROVE), summary="Do not book it", tags=["approvals"])
-async def reject(request: Request[Any, Any, Any], number: int) -> Response[Any]:
+async def reject(request: Request[Any, Any, Any], number: FromPath[int]) -> Response[Any]:
     """With a reason, which who wanted it reads."""
     gateway: Gateway = request.app.state.gateway
     try:

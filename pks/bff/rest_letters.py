@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from litestar import Request, Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from pks.bff.access import Permission
 from pks.bff.guards import asks
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 REASON_CHARACTERS_MAX = 500
 
-Reason = Annotated[str, Parameter(query="reason", min_length=1, max_length=REASON_CHARACTERS_MAX, description="kept with it")]
+Reason = Annotated[str, QueryParameter(name="reason", min_length=1, max_length=REASON_CHARACTERS_MAX, description="kept with it")]
 
 
 class Fix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,9 +33,9 @@ class Fix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @get("/admin/dlq", opt=asks(Permission.OPERATE), summary="Dead letters", tags=["administration"])
 async def letters(
     request: Request[Any, Any, Any],
-    states: Annotated[list[str] | None, Parameter(query="state", required=False)] = None,
-    kinds: Annotated[list[str] | None, Parameter(query="class", required=False)] = None,
-    limit: Annotated[int, Parameter(query="limit", ge=1, le=LIMIT_MAX, required=False)] = 1000,
+    states: Annotated[list[str] | None, QueryParameter(name="state", required=False)] = None,
+    kinds: Annotated[list[str] | None, QueryParameter(name="class", required=False)] = None,
+    limit: Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, required=False)] = 1000,
 ) -> Response[Any]:
     """The newest letters that somebody should look at, or those in the states that are named."""
     for field, values, known in (("state", states, store.STATES), ("class", kinds, store.CLASSES)):
@@ -49,13 +49,13 @@ async def letters(
 
 
 @get("/admin/dlq/{number:int}", opt=asks(Permission.OPERATE), summary="One dead letter", tags=["administration"])
-async def letter(request: Request[Any, Any, Any], number: int) -> Response[Any]:
+async def letter(request: Request[Any, Any, Any], number: FromPath[int]) -> Response[Any]:
     """With what it says."""
     return _told(await _show(request, number))
 
 
 @patch("/admin/dlq/{number:int}", opt=asks(Permission.OPERATE), summary="Fix a dead letter", tags=["administration"])
-async def fix(request: Request[Any, Any, Any], number: int) -> Response[Any]:
+async def fix(request: Request[Any, Any, Any], number: FromPath[int]) -> Response[Any]:
     """Let it be sent with other content; the original bytes stay. `inject` sends it."""
     try:
         wanted = msgspec.json.decode(await request.body(), type=Fix)
@@ -81,13 +81,13 @@ async def fix(request: Request[Any, Any, Any], number: int) -> Response[Any]:
     summary="Send it again",
     tags=["administration"],
 )
-async def inject(request: Request[Any, Any, Any], number: int) -> Response[Any]:
+async def inject(request: Request[Any, Any, Any], number: FromPath[int]) -> Response[Any]:
     """To its subject, at once; idempotency keys see to it that nothing is booked twice."""
     return await _done(request, number, "LETTER_INJECTED", lambda connection: store.inject(connection, number))
 
 
 @delete("/admin/dlq/{number:int}", status_code=200, opt=asks(Permission.OPERATE), summary="Discard it", tags=["administration"])
-async def discard(request: Request[Any, Any, Any], number: int, reason: Reason) -> Response[Any]:
+async def discard(request: Request[Any, Any, Any], number: FromPath[int], reason: Reason) -> Response[Any]:
     """Be done with it without sending it again; it stays in the list of the resolved."""
     return await _done(request, number, "LETTER_DISCARDED", lambda connection: store.discard(connection, number, reason))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, HeaderParameter, QueryParameter
 
 from pks.base.clock import parse_time
 from pks.base.errors import Code, Refused
@@ -19,7 +19,7 @@ from pks.bff.access import Permission
 from pks.bff.commands import address_of, answer, batch_answer, body_of, key_of_command, one_row, rows_of
 from pks.bff.guards import asks
 from pks.bff.lists import CSV, JSON, LIMIT_DEFAULT, LIMIT_MAX, Page, decode_cursor, encode_cursor, form_of, list_response
-from pks.bff.problems import Problem, not_found, refused
+from pks.bff.problems import Problem, not_found, problem_of_failed, refused
 from pks.bff.sight import visible_books
 from pks.edges.files.rows import TradeRow
 from pks.past import questions as past
@@ -60,26 +60,26 @@ TRADE_COLUMNS = (
 )
 LOT_COLUMNS = ("lot_id", "date", "quantity", "price", "cost")
 
-AS_OF = Annotated[str | None, Parameter(query="as_of", required=False, description="only trades up to this time, RFC 3339 in UTC")]
-KNOWN_AT = Annotated[int | None, Parameter(query="known_at", ge=0, required=False, description="only events up to this sequence")]
-Limit = Annotated[int, Parameter(query="limit", ge=1, le=LIMIT_MAX, required=False, description="rows a page")]
-After = Annotated[str | None, Parameter(query="after", required=False, description="`next` of the page before")]
+AS_OF = Annotated[str | None, QueryParameter(name="as_of", required=False, description="only trades up to this time, RFC 3339 in UTC")]
+KNOWN_AT = Annotated[int | None, QueryParameter(name="known_at", ge=0, required=False, description="only events up to this sequence")]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, required=False, description="rows a page")]
+After = Annotated[str | None, QueryParameter(name="after", required=False, description="`next` of the page before")]
 Several = list[str] | None
 
 
 @get("/trades", summary="Trades", tags=["trades"])
 async def trades(
     request: Request[Any, Any, Any],
-    books: Annotated[Several, Parameter(query="book", required=False)] = None,
-    instruments: Annotated[Several, Parameter(query="instrument", required=False)] = None,
-    accounts: Annotated[Several, Parameter(query="account", required=False)] = None,
-    sources: Annotated[Several, Parameter(query="source", required=False)] = None,
-    kinds: Annotated[Several, Parameter(query="kind", required=False)] = None,
-    trade_ids: Annotated[Several, Parameter(query="trade_id", required=False)] = None,
-    first: Annotated[str | None, Parameter(query="from", required=False, description="trade time from here on, RFC 3339")] = None,
-    last: Annotated[str | None, Parameter(query="to", required=False, description="trade time up to here, RFC 3339")] = None,
-    unallocated: Annotated[bool, Parameter(query="unallocated", required=False, description="only blocks that wait")] = False,
-    newest: Annotated[bool, Parameter(query="newest_first", required=False)] = False,
+    books: Annotated[Several, QueryParameter(name="book", required=False)] = None,
+    instruments: Annotated[Several, QueryParameter(name="instrument", required=False)] = None,
+    accounts: Annotated[Several, QueryParameter(name="account", required=False)] = None,
+    sources: Annotated[Several, QueryParameter(name="source", required=False)] = None,
+    kinds: Annotated[Several, QueryParameter(name="kind", required=False)] = None,
+    trade_ids: Annotated[Several, QueryParameter(name="trade_id", required=False)] = None,
+    first: Annotated[str | None, QueryParameter(name="from", required=False, description="trade time from here on, RFC 3339")] = None,
+    last: Annotated[str | None, QueryParameter(name="to", required=False, description="trade time up to here, RFC 3339")] = None,
+    unallocated: Annotated[bool, QueryParameter(name="unallocated", required=False, description="only blocks that wait")] = False,
+    newest: Annotated[bool, QueryParameter(name="newest_first", required=False)] = False,
     as_of: AS_OF = None,
     known_at: KNOWN_AT = None,
     limit: Limit = LIMIT_DEFAULT,
@@ -108,7 +108,7 @@ async def trades(
 
 
 @get("/trades/{trade_id:str}", summary="One trade", tags=["trades"])
-async def trade(request: Request[Any, Any, Any], trade_id: str) -> Response[Any]:
+async def trade(request: Request[Any, Any, Any], trade_id: FromPath[str]) -> Response[Any]:
     """All trades of this id, which may be one of several sources, with the lots that each closed."""
     found = await _page(request, past.TradeOf(trade_id=trade_id, books=_sees(request.user)))
     if not found.rows:
@@ -119,8 +119,8 @@ async def trade(request: Request[Any, Any, Any], trade_id: str) -> Response[Any]
 @get("/positions/{book:str}/{instrument:str}/lots", summary="Open lots of a position", tags=["positions"])
 async def lots(
     request: Request[Any, Any, Any],
-    book: str,
-    instrument: str,
+    book: FromPath[str],
+    instrument: FromPath[str],
     as_of: AS_OF = None,
     known_at: KNOWN_AT = None,
     limit: Limit = LIMIT_DEFAULT,
@@ -139,8 +139,8 @@ async def lots(
 @get("/positions/{book:str}/{instrument:str}/history", summary="How a position came about", tags=["positions"])
 async def history(
     request: Request[Any, Any, Any],
-    book: str,
-    instrument: str,
+    book: FromPath[str],
+    instrument: FromPath[str],
     known_at: KNOWN_AT = None,
     limit: Limit = LIMIT_DEFAULT,
     after: After = None,
@@ -155,9 +155,9 @@ async def history(
 @get("/held", summary="What accounts hold", tags=["positions"])
 async def held(
     request: Request[Any, Any, Any],
-    accounts: Annotated[Several, Parameter(query="account", required=False)] = None,
-    instruments: Annotated[Several, Parameter(query="instrument", required=False)] = None,
-    flat: Annotated[bool, Parameter(query="all", required=False)] = False,
+    accounts: Annotated[Several, QueryParameter(name="account", required=False)] = None,
+    instruments: Annotated[Several, QueryParameter(name="instrument", required=False)] = None,
+    flat: Annotated[bool, QueryParameter(name="all", required=False)] = False,
     as_of: AS_OF = None,
     known_at: KNOWN_AT = None,
     limit: Limit = LIMIT_DEFAULT,
@@ -210,7 +210,7 @@ async def allocations(request: Request[Any, Any, Any], limit: Limit = LIMIT_DEFA
 
 @post("/transfers", opt=asks(Permission.BOOK), summary="Transfer lots to another book", tags=["trades"])
 async def transfer(
-    request: Request[Any, Any, Any], key: Annotated[str | None, Parameter(header="Idempotency-Key", required=False)] = None
+    request: Request[Any, Any, Any], key: Annotated[str | None, HeaderParameter(name="Idempotency-Key", required=False)] = None
 ) -> Response[Any]:
     """The fields are those of the trade input's TRANSFER: trade_id, book, to_book, instrument, quantity, trade_time, at."""
     gateway: Gateway = request.app.state.gateway
@@ -296,10 +296,7 @@ async def _ask(request: Request[Any, Any, Any], question: past.AnyQuestion) -> p
     gateway: Gateway = request.app.state.gateway
     found = await gateway.past.ask(question)
     if isinstance(found, past.Failed):
-        if found.code.startswith("UNKNOWN_"):
-            raise not_found(found.field or "name", found.value)
-        status = 503 if found.retry and found.code != past.BEYOND_JOURNAL else 422
-        raise Problem(status, found.code, found.reason, field=found.field, value=found.value or None)
+        raise problem_of_failed(found)
     return found
 
 

@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 from litestar import Request, Response, get
-from litestar.params import Parameter
+from litestar.params import FromPath, QueryParameter
 
 from pks.bff.lists import ARROW, LIMIT_DEFAULT, LIMIT_MAX, Page, form_of, list_response, order_of, page_of
 from pks.bff.rest_past import positions_at
@@ -26,16 +26,17 @@ FIELDS = (
 )  # fmt: skip
 KEY = ("book", "instrument")
 
-Books = Annotated[list[str] | None, Parameter(query="book", required=False, description="only this book; may be given again")]
+Books = Annotated[list[str] | None, QueryParameter(name="book", required=False, description="only this one; may be given again")]
 Instruments = Annotated[
-    list[str] | None, Parameter(query="instrument", required=False, description="only this one, by code, ISIN, FIGI, RIC, CUSIP or symbol")
+    list[str] | None,
+    QueryParameter(name="instrument", required=False, description="only this one, by code, ISIN, FIGI, RIC or symbol"),
 ]
-Flat = Annotated[bool, Parameter(query="all", required=False, description="flat positions too")]
-Sort = Annotated[str | None, Parameter(query="sort", required=False, description="fields, with commas; - before one for falling")]
-AsOf = Annotated[str | None, Parameter(query="as_of", required=False, description="only trades up to this time, RFC 3339 in UTC")]
-KnownAt = Annotated[int | None, Parameter(query="known_at", ge=0, required=False, description="only events up to this sequence")]
-Limit = Annotated[int, Parameter(query="limit", ge=1, le=LIMIT_MAX, required=False, description="rows a page")]
-After = Annotated[str | None, Parameter(query="after", required=False, description="`next` of the page before")]
+Flat = Annotated[bool, QueryParameter(name="all", required=False, description="flat positions too")]
+Sort = Annotated[str | None, QueryParameter(name="sort", required=False, description="fields, with commas; - before one for falling")]
+AsOf = Annotated[str | None, QueryParameter(name="as_of", required=False, description="only trades up to this time, RFC 3339 in UTC")]
+KnownAt = Annotated[int | None, QueryParameter(name="known_at", ge=0, required=False, description="only events up to this sequence")]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, required=False, description="rows a page")]
+After = Annotated[str | None, QueryParameter(name="after", required=False, description="`next` of the page before")]
 
 
 @get("/positions", summary="Positions", tags=["positions"])
@@ -45,9 +46,9 @@ async def positions(
     instruments: Instruments = None,
     with_flat: Flat = False,
     sort: Sort = None,
-    as_of: Annotated[str | None, Parameter(query="as_of", required=False, description="only trades up to this time, RFC 3339")] = None,
+    as_of: Annotated[str | None, QueryParameter(name="as_of", required=False, description="only trades up to this time, RFC 3339")] = None,
     known_at: Annotated[
-        int | None, Parameter(query="known_at", ge=0, required=False, description="only events up to this sequence")
+        int | None, QueryParameter(name="known_at", ge=0, required=False, description="only events up to this sequence")
     ] = None,
     limit: Limit = LIMIT_DEFAULT,
     after: After = None,
@@ -78,7 +79,7 @@ async def positions(
 
 
 @get("/positions/{book:str}/{instrument:str}", summary="One position", tags=["positions"])
-async def position(request: Request[Any, Any, Any], book: str, instrument: str) -> Response[dict[str, Any]]:
+async def position(request: Request[Any, Any, Any], book: FromPath[str], instrument: FromPath[str]) -> Response[dict[str, Any]]:
     """One position as it is now; 404 where nothing was ever booked."""
     gateway: Gateway = request.app.state.gateway
     freshness = gateway.live.freshness()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, patch, post
-from litestar.params import Parameter
+from litestar.params import FromPath, Parameter, QueryParameter
 
 from pks.base.errors import CODES, Code
 from pks.bff.access import Permission
@@ -43,9 +43,9 @@ Kind = Annotated[str, Parameter(description="instruments, books, accounts, entit
 async def rows(
     request: Request[Any, Any, Any],
     kind: Kind,
-    sort: Annotated[str | None, Parameter(query="sort", required=False)] = None,
-    limit: Annotated[int, Parameter(query="limit", ge=1, le=LIMIT_MAX, required=False)] = LIMIT_DEFAULT,
-    after: Annotated[str | None, Parameter(query="after", required=False)] = None,
+    sort: Annotated[str | None, QueryParameter(name="sort", required=False)] = None,
+    limit: Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, required=False)] = LIMIT_DEFAULT,
+    after: Annotated[str | None, QueryParameter(name="after", required=False)] = None,
 ) -> Response[Any]:
     """Every row with all its fields. Of the books those that the user may see."""
     gateway: Gateway = request.app.state.gateway
@@ -58,7 +58,7 @@ async def rows(
 
 
 @get("/ref/{kind:str}/{code:str}", summary="One row", tags=["reference data"])
-async def row(request: Request[Any, Any, Any], kind: Kind, code: str) -> dict[str, Any]:
+async def row(request: Request[Any, Any, Any], kind: Kind, code: FromPath[str]) -> dict[str, Any]:
     """One row by its code."""
     gateway: Gateway = request.app.state.gateway
     subject, _ = _kind(kind)
@@ -80,7 +80,7 @@ async def define(request: Request[Any, Any, Any], kind: Kind) -> Response[Any]:
 
 
 @patch("/ref/{kind:str}/{code:str}", opt=asks(Permission.REFDATA), summary="Change a row", tags=["reference data"])
-async def change(request: Request[Any, Any, Any], kind: Kind, code: str) -> Response[Any]:
+async def change(request: Request[Any, Any, Any], kind: Kind, code: FromPath[str]) -> Response[Any]:
     """The body has what changes. What is booked keeps what it was booked with."""
     gateway: Gateway = request.app.state.gateway
     subject, made_of = _kind(kind)

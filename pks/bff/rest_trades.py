@@ -9,7 +9,7 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import Parameter
+from litestar.params import FromPath, HeaderParameter
 
 from pks.base.errors import Code
 from pks.bff.access import Permission
@@ -31,7 +31,7 @@ SUB_BATCH = 512
 
 Key = Annotated[
     str | None,
-    Parameter(header="Idempotency-Key", required=False, description="a repeat under the same key is answered with the first sequence"),
+    HeaderParameter(name="Idempotency-Key", required=False, description="a repeat under the same key is answered with the first sequence"),
 ]
 
 BOOKED = {
@@ -55,13 +55,13 @@ async def book_trade(request: Request[Any, Any, Any], key: Key = None) -> Respon
 
 
 @post("/trades/{trade_id:str}/cancel", opt=asks(Permission.CORRECT), responses=BOOKED, summary="Cancel a trade", tags=["trades"])
-async def cancel_trade(request: Request[Any, Any, Any], trade_id: str, key: Key = None) -> Response[Any]:
+async def cancel_trade(request: Request[Any, Any, Any], trade_id: FromPath[str], key: Key = None) -> Response[Any]:
     """Cancel the trade of this id; the body may say `source` and `account` where the id alone fits two."""
     return await _correct(request, trade_id, "CANCEL", key)
 
 
 @post("/trades/{trade_id:str}/amend", opt=asks(Permission.CORRECT), responses=BOOKED, summary="Amend a trade", tags=["trades"])
-async def amend_trade(request: Request[Any, Any, Any], trade_id: str, key: Key = None) -> Response[Any]:
+async def amend_trade(request: Request[Any, Any, Any], trade_id: FromPath[str], key: Key = None) -> Response[Any]:
     """Amend the trade of this id: the body has what changes."""
     return await _correct(request, trade_id, "AMEND", key)
 

@@ -61,7 +61,6 @@ async def test_what_has_no_answer_is_a_problem(failed: Failed, status: Any) -> N
     assert status_of(error.value) is status
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:litestar")
 def test_messages_have_every_word_of_the_rows() -> None:
     from pks.bff.rest_past import LOT_COLUMNS, TRADE_COLUMNS  # here, since its import warns
 
