@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # More arguments: make run ARGS="--shards 2", make test ARGS="-k ring -x", make bench BENCHES=slot ARGS=--json
 ARGS ?=
-BENCHES ?= hotpath ring slot kernel depth replay correct journal book recover startup postgres nats timeseries
+BENCHES ?= hotpath ring slot kernel depth replay correct journal book recover startup postgres nats timeseries edges websocket grpc rest
 # Another Python than the one found: make setup PYTHON=/opt/python3.12/bin/python3
 PYTHON ?=
 

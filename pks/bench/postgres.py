@@ -43,13 +43,13 @@ def measure(plan: Plan) -> Measured:
     found = Measured(runs=1, wait="auto")
     seconds = plan.size(SECONDS, SECONDS_TINY)
     backlog = plan.size(BACKLOG_FULL if plan.full else BACKLOG_USUAL, BACKLOG_TINY)
-    with _server(plan.folder / "postgres") as url:
+    with server(plan.folder / "postgres") as url:
         with System(plan.folder / "data", edges="external", PKS_PG_URL=url) as system:
             system.start()
             system.define(definitions(BOOKS, INSTRUMENTS))
             asyncio.run(_caught_up(url, system))
             lags = asyncio.run(_stream(url, system, seconds))
-    with _server(plan.folder / "second") as url:
+    with server(plan.folder / "second") as url:
         with System(plan.folder / "data") as system:  # no edge: what it books is a backlog
             system.start()
             for number, first in enumerate(range(0, backlog, PART)):
@@ -70,7 +70,7 @@ def measure(plan: Plan) -> Measured:
 
 
 @contextmanager
-def _server(folder: Path) -> Iterator[str]:
+def server(folder: Path) -> Iterator[str]:
     """A new Postgres of its own; its URL."""
     config = load_config(None, {}, {"data_dir": str(folder)}).config
     (servers_folder(config) / "postgres").mkdir(parents=True)

@@ -26,6 +26,7 @@ BENCHES = {
     "postgres": "a trade to its row in Postgres beside a whole system; how a backlog drains",
     "nats": "a fill to its message on NATS; trades and events a second into its streams, beside a bare publisher",
     "timeseries": "from a booked trade to its row in QuestDB; how fast a backlog goes there",
+    "rest": "snapshots, bookings and single positions of a whole gateway over HTTP",
     "edges": "a backlog drains to every edge while fills go on; what a fill's way to its slot then takes",
     "websocket": "a fill to every client of a stream; position updates a second beside websockets.broadcast of whole frames",
     "grpc": "one position asked for over TLS beside a bare service; a fill to every client of a stream",

@@ -32,12 +32,13 @@ PROMISED = {
     "timeseries": {"trade_to_questdb_row_ms", "timeseries_rows_per_s"},
     "recover": {"ready_after_kill_s", "worker_pss_mb", "full_book_pss_mb"},
     "postgres": {"trade_to_postgres_row_ms"},
+    "rest": {"snapshot_requests_per_s", "booking_durable_p50_ms", "position_get_p99_ms"},
     "edges": {"edges_complete", "fill_to_slot_draining_ratio", "fill_to_slot_away_ratio"},
     "websocket": {"fill_to_client_p50_ms", "fill_to_client_p99_ms", "broadcast_ratio"},
     "grpc": set(),
     "startup": {"startup_s", "startup_servers_s", "idle_core_percent", "idle_pss_mb"},
 }
-WITH_SERVERS = ("startup", "postgres", "timeseries", "edges")
+WITH_SERVERS = ("startup", "postgres", "timeseries", "edges", "rest", "grpc")
 """Start whole systems with servers, more than once: outside of `make test`."""
 
 WAITING = ("websocket",)
