@@ -122,7 +122,7 @@ class Child:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.process.terminate()
+        self.process.kill()  # it keeps nothing; and the handler of SIGTERM that it inherited would end in its event loop
         self.process.join()
         self.pipe.close()
 
