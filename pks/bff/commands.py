@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,9 @@ Originals = Callable[[TradeRow], Awaitable[Sequence[dict[str, Any]]]]
 
 KEY_HEADER, KEY_FIELD = "Idempotency-Key", "idempotency_hash"
 KEY_FORM = re.compile(r"[\x21-\x7e]{1,100}")
+
+BATCH = "BATCH"
+"""The audit's word for many rows at once."""
 
 CORRECTIONS = ("AMEND", "CANCEL", "FEE")
 ACTIONS = {name: name for name in (*CORRECTIONS, "OPENING", "TRANSFER", "ALLOCATION")}
@@ -136,8 +140,10 @@ class Commands:
         """originals: the trades that a correction may mean. limits: currency -> notional above which a trade waits."""
         self._booking, self._approvals, self._audit, self._originals, self._limits = booking, approvals, audit, originals, limits
 
-    async def book(self, rows: Sequence[TradeRow | RowError], principal: Principal, key: str = "", address: str = "") -> list[Outcome]:
-        """What became of each row, in order; none of it is a secret of a book that the user may not see.
+    async def book(
+        self, rows: Sequence[TradeRow | RowError], principal: Principal, key: str = "", address: str = "", *, each: bool = True
+    ) -> list[Outcome]:
+        """What became of each row, in order; none of it is a secret of a book that the user may not see. each: a note of the audit a row.
 
         Rows are booked as they come: a row that waits for a second person holds up no other. Raises Problem for a permission that is
         lacking, Retryable where the core, the past, or the queue of those who wait cannot be asked.
@@ -153,9 +159,19 @@ class Commands:
                 said[place] = outcome
         outcomes = iter(await self._booking.book(allowed, principal.name, key) if allowed else ())
         found = [said[place] if place in said else next(outcomes) for place in range(len(rows))]
-        for row, outcome in zip(rows, found, strict=True):
+        for row, outcome in zip(rows, found, strict=True) if each else ():
             self._note(principal, row, outcome, address)
         return found
+
+    def note_batch(self, principal: Principal, outcomes: Sequence[Outcome], address: str) -> None:
+        """One note of the audit for many rows: how many of each kind, and the events from the first to the last."""
+        counts = Counter(outcome.status for outcome in outcomes)
+        sequences = [outcome.sequence for outcome in outcomes if outcome.status == "ACCEPTED"]
+        detail: dict[str, Any] = {name.lower(): counts[name] for name in ("ACCEPTED", "DUPLICATE", "REFUSED", WAITING)}
+        if sequences:
+            detail |= {"first": min(sequences), "last": max(sequences)}
+        subject, rows = f"{len(outcomes)} rows", len(outcomes)
+        self._audit.note(principal.name, BATCH, subject, address=address, session=principal.session, rows=rows, **detail)
 
     async def approve(self, number: int, principal: Principal, address: str = "") -> Outcome:
         """Let what waits be booked, in the name and under the key of who wanted it. Raises Problem."""

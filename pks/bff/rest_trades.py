@@ -6,18 +6,20 @@ import io
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request, Response, get, patch, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Example
-from litestar.params import FromPath, HeaderParameter
+from litestar.params import FromPath, HeaderParameter, QueryParameter
 
 from pks.base.errors import Code
 from pks.bff.access import Permission
-from pks.bff.commands import Booked, address_of, answer, batch_answer, key_of_command, one_row
+from pks.bff.commands import BATCH, Booked, address_of, answer, batch_answer, key_of_command, one_row
 from pks.bff.guards import asks
-from pks.bff.problems import Problem, refused
+from pks.bff.lists import JSON, LIMIT_DEFAULT, LIMIT_MAX
+from pks.bff.problems import Problem
 from pks.edges.files.rows import RowError, TradeRow
 from pks.edges.files.trades import read_trades
+from pks.edges.postgres import users
 
 if TYPE_CHECKING:
     from pks.bff.gateway import Gateway
@@ -66,6 +68,12 @@ async def amend_trade(request: Request[Any, Any, Any], trade_id: FromPath[str], 
     return await _correct(request, trade_id, "AMEND", key)
 
 
+@patch("/trades/{trade_id:str}/amend", opt=asks(Permission.CORRECT), responses=BOOKED, summary="Amend a trade", tags=["trades"])
+async def amend_trade_by_patch(request: Request[Any, Any, Any], trade_id: FromPath[str], key: Key = None) -> Response[Any]:
+    """The same as POST."""
+    return await _correct(request, trade_id, "AMEND", key)
+
+
 async def _correct(request: Request[Any, Any, Any], trade_id: str, kind: str, key: str | None) -> Response[Any]:
     body = await request.body()
     row, field = one_row(body) if body.strip() else (TradeRow(line=1, row=1), "")
@@ -89,19 +97,47 @@ async def book_batch(request: Request[Any, Any, Any]) -> Response[Any]:
     form = {"text/csv": "csv", "application/json": "json", "application/x-ndjson": "ndjson"}.get(request.content_type[0])
     if form is None:
         raise Problem(415, "UNSUPPORTED_MEDIA_TYPE", "a batch is JSON, NDJSON or CSV", field="Content-Type", value=request.content_type[0])
+    address = address_of(request)
     said: list[Outcome] = []
+    beyond: list[Outcome] = []
     rows: list[TradeRow | RowError] = []
-    for row in read_trades(io.BytesIO(await request.body()), form):
-        if len(said) + len(rows) >= BATCH_ROWS_MAX:
-            raise refused(
-                Code.GROUP_TOO_LARGE, "rows", BATCH_ROWS_MAX, f"{len(said)} rows were booked; a batch has {BATCH_ROWS_MAX} at most"
-            )
-        rows.append(row)
-        if len(rows) >= SUB_BATCH:
-            said += await gateway.commands.book(rows, request.user, address=address_of(request))
+    for number, row in enumerate(read_trades(io.BytesIO(await request.body()), form)):
+        if number >= BATCH_ROWS_MAX:
+            beyond.append(_too_many(row))
+            continue
+        if len(rows) >= SUB_BATCH and not _goes_with(row, rows[-1]):
+            said += await gateway.commands.book(rows, request.user, address=address, each=False)
             rows = []
-    said += await gateway.commands.book(rows, request.user, address=address_of(request))
-    return Response(msgspec.json.encode(batch_answer(said)), media_type="application/json")
+        rows.append(row)
+    said += [*await gateway.commands.book(rows, request.user, address=address, each=False), *beyond]
+    gateway.commands.note_batch(request.user, said, address)
+    return Response(msgspec.json.encode(batch_answer(said)), media_type=JSON)
 
 
-HANDLERS = [book_trade, cancel_trade, amend_trade, book_batch]
+def _goes_with(row: TradeRow | RowError, before: TradeRow | RowError) -> bool:
+    """Whether both are children of one block, which are booked together."""
+    return isinstance(row, TradeRow) and isinstance(before, TradeRow) and bool(row.parent_id) and row.parent_id == before.parent_id
+
+
+def _too_many(row: TradeRow | RowError) -> Outcome:
+    reason = f"a batch has {BATCH_ROWS_MAX} rows at most; those before it were dealt with"
+    return Outcome(row.line, row.trade_id, "REFUSED", 0, Code.GROUP_TOO_LARGE.name, "", "", reason)
+
+
+@get("/batch/trades", summary="Batches", tags=["trades"])
+async def batches(
+    request: Request[Any, Any, Any],
+    limit: Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, required=False)] = LIMIT_DEFAULT,
+    after: Annotated[int, QueryParameter(name="after", ge=0, required=False, description="`next` of the page before")] = 0,
+) -> Response[Any]:
+    """What was uploaded, the newest first: how many rows of each kind, the events that they became. Others' batches for operators only."""
+    gateway: Gateway = request.app.state.gateway
+    actor = None if request.user.may(Permission.OPERATE) else request.user.name
+    async with gateway.access.store() as connection:
+        found = await users.audited_of(connection, BATCH, actor, after, limit)
+    items = [{"id": number, "at": at, "actor": one.actor, **one.detail} for number, at, one in found]
+    following = str(found[-1][0]) if len(found) == limit else None
+    return Response(msgspec.json.encode({"items": items, "next": following}), media_type=JSON)
+
+
+HANDLERS = [book_trade, cancel_trade, amend_trade, amend_trade_by_patch, book_batch, batches]

@@ -7,6 +7,7 @@ gateway that cannot begin (a certificate that does not fit, a port that is taken
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING
 
 from pks.workers.edges.edge import until_rest_ends
@@ -42,6 +43,8 @@ class GatewayWorker:
             try:
                 await gateway.start()
                 self.gateway = gateway
+                gc.collect()
+                gc.freeze()  # what serves stays: a collection looks at what comes and goes
                 await gateway.run()
             except Exception as error:  # whatever kept it from serving is said; the core lives on without it
                 self.context.log.error("the gateway does not serve", error=f"{type(error).__name__}: {error}")

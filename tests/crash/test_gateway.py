@@ -145,6 +145,35 @@ def test_a_batch_is_answered_row_by_row(ann: httpx.Client) -> None:
     text = "trade_id,book,instrument,side,quantity,price,trade_time\nC-4,RU-EQ,SBER.MOEX,SELL,1,301,2026-11-02T10:01:00Z\n"
     as_csv = ann.post("/api/v1/batch/trades", content=text, headers={"Content-Type": "text/csv"})
     assert [one["status"] for one in as_csv.json()] == ["ACCEPTED"], as_csv.text
+    assert ann.post("/api/v1/batch/trades", content=b"", headers={"Content-Type": "image/png"}).status_code == 415
+
+
+def test_children_of_a_block_are_booked_together_in_a_batch(ann: httpx.Client, root: httpx.Client) -> None:
+    filler = [a_trade(f"Y-{n}", quantity="1") for n in range(511)]
+    block = a_trade("BLK-1", source="BLOCK", quantity="10")
+    del block["book"]
+    children = [{"trade_id": f"CH-{n}", "parent_id": "BLK-1", "book": "RU-EQ", "quantity": "5"} for n in (1, 2)]
+    said = root.post("/api/v1/batch/trades", json=[block, *filler[:-1], *children]).json()
+    assert {one["status"] for one in said} == {"ACCEPTED"}, [one for one in said if one["status"] != "ACCEPTED"]
+    assert len(said) == 513
+    newest: list[dict[str, Any]] = []
+
+    def noted() -> bool:
+        newest[:] = root.get("/api/v1/batch/trades", params={"limit": 1}).json()["items"]
+        return bool(newest) and newest[0]["rows"] == 513
+
+    wait_until(noted, SECONDS, "the batch is in the audit")
+    assert (newest[0]["actor"], newest[0]["accepted"]) == ("root", 513)
+    assert all(one["actor"] == "ann" for one in ann.get("/api/v1/batch/trades").json()["items"])
+
+
+def test_a_correction_is_repeated_under_its_key(ann: httpx.Client) -> None:
+    ann.post("/api/v1/trades/book", json=a_trade("Z-1", quantity="2"))
+    first = ann.patch("/api/v1/trades/Z-1/amend", json={"quantity": "3"}, headers={"Idempotency-Key": "amend-1"})
+    again = ann.patch("/api/v1/trades/Z-1/amend", json={"quantity": "3"}, headers={"Idempotency-Key": "amend-1"})
+    other = ann.patch("/api/v1/trades/Z-1/amend", json={"quantity": "4"}, headers={"Idempotency-Key": "amend-1"})
+    assert (first.status_code, again.status_code, other.status_code) == (201, 200, 409), (first.text, again.text, other.text)
+    assert again.json()["sequence"] == first.json()["sequence"]
 
 
 def test_positions_are_what_was_booked(ann: httpx.Client) -> None:

@@ -549,7 +549,23 @@ async def audited(connection: asyncpg.Connection, most: int = 100) -> list[tuple
                           order by id desc limit $1) as newest order by id""",
         most,
     )
-    return [(row["at"], Audit(detail=json.loads(row["detail"]), **{name: row[name] for name in _AUDIT_TEXTS})) for row in rows]
+    return [(row["at"], _audit_of(row)) for row in rows]
+
+
+async def audited_of(
+    connection: asyncpg.Connection, action: str, actor: str | None, before: int, most: int
+) -> list[tuple[int, datetime, Audit]]:
+    """Rows of one action (of one actor; None: of all) before row `before` (0: from the end), the newest first: (id, at, row)."""
+    rows = await connection.fetch(
+        """select id, at, actor, action, subject, outcome, code, address, session, detail from auth.audit
+           where action = $1 and ($2::text is null or actor = $2) and ($3 = 0 or id < $3) order by id desc limit $4""",
+        action, actor, before, most,
+    )  # fmt: skip
+    return [(row["id"], row["at"], _audit_of(row)) for row in rows]
+
+
+def _audit_of(row: asyncpg.Record) -> Audit:
+    return Audit(detail=json.loads(row["detail"]), **{name: row[name] for name in _AUDIT_TEXTS})
 
 
 _AUDIT_TEXTS = ("actor", "action", "subject", "outcome", "code", "address", "session")
