@@ -130,6 +130,7 @@ def _as_table(facts: dict[str, Any]) -> str:
         f"system{named} {facts['state']}, pid {facts['pid']}, {facts['shards']} shard(s), {facts['data_dir']}",
         f"sequence: accepted {_shown(sequence['accepted'])}, durable {_shown(sequence['durable'])}, applied {_shown(sequence['applied'])}",
         f"shadow: {facts['shadow']['compared']} compared, {facts['shadow']['differences']} different",
+        *([f"gateway: {', '.join(facts['endpoints'].values())}"] if facts["endpoints"] else []),
         "",
         f"{'worker':18} {'state':9} {'pid':>8} {'restarts':>8} {'beat ms':>8} {'cursor':>12} {'lag':>8}  last error",
     ]
