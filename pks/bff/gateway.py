@@ -91,6 +91,7 @@ class Gateway:
         self._snapshots: tuple[int, Snapshots] | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._server: uvicorn.Server | None = None
+        self._served: asyncio.Task[Any] | None = None
 
     async def start(self) -> None:
         """Returns when clients are served. Raises PortTaken and what is wrong with certificates."""
@@ -107,7 +108,7 @@ class Gateway:
         door = listen(self.config, "rest_port", last.rest_port if last else 0)
         hide_tokens()
         self._server = _Server(self._uvicorn())
-        served = self._spawn(self._server.serve(sockets=[door]))
+        self._served = served = self._spawn(self._server.serve(sockets=[door]))
         async with asyncio.timeout(START_SECONDS):
             while not self._server.started:
                 if served.done():
@@ -225,9 +226,9 @@ class Gateway:
         if self._grpc is not None:
             grpc, self._grpc = self._grpc, None
             await grpc.stop(SHUTDOWN_SECONDS)
+        if self._served is not None:
+            await asyncio.wait({self._served}, timeout=SHUTDOWN_SECONDS + 1)
         tasks, self._tasks = self._tasks, []
-        if tasks:
-            await asyncio.wait(tasks[1:] or tasks, timeout=SHUTDOWN_SECONDS + 1)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -10,7 +10,7 @@ import asyncio
 import gc
 from typing import TYPE_CHECKING
 
-from pks.workers.edges.edge import until_rest_ends
+from pks.workers.edges.edge import SLICE_SECONDS, until_rest_ends
 from pks.workers.runtime import Context
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 2.0
 """Before the next attempt of a gateway that could not begin."""
 
-CLOSE_SECONDS_MAX = 5.0
+CLOSE_NS_MAX = 5_000_000_000
+"""How long an orderly stop waits for clients."""
+
+CANCELS_MAX, CANCEL_SECONDS = 6, 0.5
 
 
 class GatewayWorker:
@@ -32,7 +35,7 @@ class GatewayWorker:
         self.loop = uvloop.new_event_loop()
         self.gateway: Gateway | None = None
         self.life = self.loop.create_task(self._live())
-        self._closing: asyncio.Task[None] | None = None
+        self._drain_until_ns = 0
         context.ready()
 
     async def _live(self) -> None:
@@ -57,8 +60,8 @@ class GatewayWorker:
     def step(self) -> int:
         """Let the event loop run for a while; what it serves does not wait for the slice's end."""
         before = self.gateway.requests_count if self.gateway is not None else 0
-        self.loop.run_until_complete(asyncio.sleep(until_rest_ends()))
-        if self.life.done():
+        self.loop.run_until_complete(asyncio.sleep(SLICE_SECONDS if self.context.stop[0] else until_rest_ends()))
+        if self.life.done() and not self._drain_until_ns:
             self.life.result()  # only a mistake of ours ends it: the worker dies of it and is restarted
         return max(0, self.gateway.requests_count - before) if self.gateway is not None else 0
 
@@ -71,19 +74,19 @@ class GatewayWorker:
             self.gateway.show()
 
     def drain(self) -> bool:
-        """Clients are told that the system ends, then nobody is left."""
-        if self._closing is None:
-            self._closing = self.loop.create_task(self._end())
-        return self._closing.done()
-
-    async def _end(self) -> None:
-        if self.gateway is not None:
-            await asyncio.wait_for(self.gateway.close(), CLOSE_SECONDS_MAX)
+        """Clients are told that the system ends, requests under way are answered, then nobody is left."""
+        if not self._drain_until_ns:
+            self._drain_until_ns = self.context.clock.monotonic_ns() + CLOSE_NS_MAX
+            self.life.cancel()
+        return self.life.done() or self.context.clock.monotonic_ns() > self._drain_until_ns
 
     def close(self) -> None:
-        """End the event loop."""
-        self.life.cancel()
-        self.loop.run_until_complete(asyncio.wait({self.life}, timeout=CLOSE_SECONDS_MAX))
+        """End the event loop. A library that is cancelled while it waits may lose the cancellation, so it is told again."""
+        for _ in range(CANCELS_MAX):
+            if self.life.done():
+                break
+            self.life.cancel()
+            self.loop.run_until_complete(asyncio.wait({self.life}, timeout=CANCEL_SECONDS))
         self.loop.close()
 
 
@@ -93,7 +96,9 @@ def make(context: Context) -> GatewayWorker:
 
 
 def warm() -> None:
-    """What a reader of slots calls."""
+    """What a worker with an intake ring calls, and what a reader of the host does."""
+    from pks.bff.warm import warm_reader
     from pks.workers.edges.warm import warm_feed
 
     warm_feed()
+    warm_reader()

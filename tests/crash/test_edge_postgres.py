@@ -177,7 +177,7 @@ def test_a_restart_goes_on_and_a_wipe_is_filled_again(server: Kept, tmp_path: Pa
         assert again == oldest, "what was there is not written again"
 
         async def wipe(connection: Any) -> None:
-            for schema in ("trade", "position", "back_office"):
+            for schema in ("trade", "position", "back_office", "auth"):
                 await connection.execute(f"drop schema {schema} cascade")
             await connection.execute("drop table pks_migration")
 

@@ -421,3 +421,7 @@ def test_a_booking_is_seen_in_streams(gateway: Gateway, ann: httpx.Client) -> No
                     socket.recv(timeout=SECONDS)
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 4401
     gateway.users.pks("user", "change", "bob", "--enable")
+
+
+def test_workers_of_the_gateway_compile_nothing_themselves(gateway: Gateway) -> None:
+    assert [kernel for kernel in gateway.system.late_kernels() if kernel.startswith(("bff", "past"))] == []

@@ -16,6 +16,7 @@ from pks.bff.live import Live
 from pks.layouts.codes import Flag
 from pks.segments.journal_view import JournalView
 from pks.topology import Host
+from pks.workers.history import known_at
 from tests.conftest import wait_until
 from tests.crash.system import SECONDS, Feeder, LiveDay, System, a_system, quiesce
 from tests.unit.bff.streams import Listener
@@ -74,7 +75,8 @@ def test_a_day_is_told_as_it_was_booked(system: System, seed: int) -> None:
     told = {trade["sequence"]: trade for trade in watching.listener.trades}
     assert list(told) == [trade["sequence"] for trade in watching.listener.trades] == sorted(told), "in order, none twice"
     assert list(told) == booked, "none is missing"
-    refused = {sequence for sending, code, sequence in feeder.answered() if code not in (0, 1)}
+    state = known_at(JournalView(system.paths.journal).records, -1, last).shard.state
+    refused = {int(sequence) for sequence, _ in state.refused.tolist() if sequence > 0}
     assert {sequence for sequence, trade in told.items() if trade["state"] == "REFUSED"} == refused & told.keys()
     assert watching.listener.types().count("snapshot") == 1, "a worker that was killed is no new beginning"
     feeder.close()
