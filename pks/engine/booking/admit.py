@@ -321,12 +321,18 @@ class Admission:
         return all(not int(e[name]) or int(e[name]) == int(other[name]) for name in ("instrument_id", "book_id"))
 
     def _repeated_correction(self, e: Record, known: int) -> Admitted:
-        first = self.record_at(known)
-        same = int(first["kind"]) == int(e["kind"]) and bytes(first["trade_id"]) == bytes(e["trade_id"])
-        if same and int(e["kind"]) == Kind.AMEND:
-            same = all(int(first[name]) == int(e[name]) for name, bit in GIVEN.items() if int(e["subject"]) & bit)
-        if same and int(e["kind"]) == Kind.FEE:
-            same = all(int(first[name]) == int(e[name]) for name in ("fee_raw", "fee_scale", "fee_currency_id"))
+        """A correction under a key that event `known` has: the same again, or another one. The key of an amend that moved its trade is the
+        trade leg's.
+        """
+        first, kind = self.record_at(known), int(e["kind"])
+        is_moved = kind == Kind.AMEND and int(first["kind"]) == Kind.TRADE and bool(int(first["original"]))
+        same = (int(first["kind"]) == kind or is_moved) and bytes(first["trade_id"]) == bytes(e["trade_id"])
+        if same and kind == Kind.AMEND:
+            given = int(e["subject"])
+            same = bool(int(e["flags"]) & Flag.REENTRY) or given == int(first["subject"])
+            same = same and all(_says_the_same(first, e, name) for name, bit in GIVEN.items() if given & bit)
+        if same and kind == Kind.FEE:
+            same = _says_the_same(first, e, "fee_raw")
         if same:
             return Admitted(int(Code.DUPLICATE), None, known)
         return Admitted(int(Code.IDEMPOTENCY_CONFLICT), None, known, "trade_id")
@@ -654,6 +660,14 @@ def _rescaled(e: Record, policy: Any) -> Record:
         e[name] = _to_scale(int(e[name]), int(e[scale]), int(policy[scale]), name)
         e[scale] = policy[scale]
     return e
+
+
+def _says_the_same(first: Record, e: Record, name: str) -> bool:
+    """Whether a field means the same in both: what came has the scale of its own digits, what is booked the instrument's."""
+    if name in SCALED:
+        scale = SCALED[name]
+        return bool(int(first[name]) * 10 ** int(e[scale]) == int(e[name]) * 10 ** int(first[scale]))
+    return all(int(first[part]) == int(e[part]) for part in (name, *KEPT_WITH.get(name, ())))
 
 
 def _economics(e: Record) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,32 @@ def test_an_amend_is_filled_from_the_last_version_that_stands(tmp_path: Path) ->
     assert small.row(kind="AMEND", trade_id="a", quantity="12") == Code.ACCEPTED
     event = small.core.last()
     assert (event["side"], event["quantity"], event["price"]) == ("BUY", "12", "11")
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        ({"quantity": "12"}, {"quantity": "13"}),
+        ({"quantity": "12.00"}, {"quantity": "12", "price": "11"}),
+        ({"price": "11.25", "fee": "1", "fee_currency": "USD"}, {"price": "11.25", "fee": "1", "fee_currency": "EUR"}),
+        ({"book": "B"}, {"book": "B", "quantity": "12"}),
+        ({"quantity": "12", "price": "11"}, {"quantity": "12"}),
+    ],
+)
+def test_an_amend_is_repeated_by_its_key(tmp_path: Path, change: dict[str, str], other: dict[str, str]) -> None:
+    small = Small(tmp_path)
+    small.buy("10", "10", trade_id="a")
+
+    def amend(words: dict[str, str]) -> Any:
+        group = small.border.group_of(TradeRow(line=1, row=1, kind="AMEND", trade_id="a", **words))
+        group[0]["second_key_hi"], group[0]["second_key_lo"] = 1, 2
+        return small.core.book(group)
+
+    first = amend(change)
+    again = amend(change)
+    assert (first.code, again.code) == (Code.ACCEPTED, Code.DUPLICATE)
+    assert small.core.records[again.sequence]["second_key_lo"] == 2, "the first one's sequence"
+    assert amend(other).code == Code.IDEMPOTENCY_CONFLICT
 
 
 def test_a_cancelled_or_refused_trade_cannot_move_to_another_book(tmp_path: Path) -> None:
