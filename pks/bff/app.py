@@ -31,9 +31,9 @@ from pks.bff import (
 )
 from pks.bff.access import Permission
 from pks.bff.compress import Compress, encoding_of
-from pks.bff.guards import authenticated, within_rate
+from pks.bff.guards import authenticated, check_rate, within_rate
 from pks.bff.pages import Page
-from pks.bff.problems import problem_of, problem_response
+from pks.bff.problems import Problem, problem_of, problem_response
 from pks.bff.rest_auth import auth_router
 from pks.bff.rest_positions import etag
 
@@ -67,7 +67,7 @@ class Front:
     """The first to see a request: counts it, answers the quick path itself, hands the others to whom they belong."""
 
     def __init__(self, gateway: Gateway, rest: ASGIApp) -> None:
-        self._gateway, self._rest, self._limit = gateway, rest, gateway.limit
+        self._gateway, self._rest = gateway, rest
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
@@ -86,14 +86,13 @@ class Front:
         if flat is None or scope["method"] != "GET" or headers.get(b"accept", b"*/*") not in ANY_OR_JSON:
             return False
         token = headers.get(b"authorization", b"")
-        if not token or self._limit.wait(token.decode("latin-1")):
-            return False  # refused, in words, behind us
         try:
             principal = await self._gateway.access.judge(token.removeprefix(b"Bearer ").decode("latin-1"))
+            check_rate(self._gateway.users_limit, principal.name)
             freshness = self._gateway.live.freshness()
             body = self._gateway.snapshots().body(principal.books, flat)
-        except PksError:
-            return False
+        except (PksError, Problem):
+            return False  # refused, in words, behind us
         if body is None or not principal.may(Permission.READ):
             return False
         tag = etag("snapshot", self._gateway.live.attachments, body.sequence, principal.books, flat).encode()
@@ -135,7 +134,6 @@ def make_litestar(gateway: Gateway) -> Litestar:
                 "gateway": gateway,
                 "access": gateway.access,
                 "logins": gateway.logins,
-                "limit": gateway.limit,
             }
         ),
         guards=[within_rate],

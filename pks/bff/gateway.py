@@ -27,6 +27,7 @@ from pks.bff.booking import Booking
 from pks.bff.commands import Commands, address_of
 from pks.bff.grpc_past import GrpcPast
 from pks.bff.grpc_server import GrpcServer, start_grpc
+from pks.bff.guards import USERS_AN_ADDRESS
 from pks.bff.hub import Hub
 from pks.bff.limits import RateLimit
 from pks.bff.live import Live, NotLive
@@ -76,7 +77,8 @@ class Gateway:
         self.logins = Logins(self.access, self.config)
         self.audit = AuditLog(context.paths.run, f"{context.epoch}.{os.getpid()}", context.clock.wall_ns, self._audit_waits)
         self.approvals = Approvals(self.access.store)
-        self.limit = RateLimit(self.config.rate_limit, time.monotonic)
+        self.users_limit = RateLimit(self.config.rate_limit, time.monotonic)
+        self.addresses_limit = RateLimit(USERS_AN_ADDRESS * self.config.rate_limit, time.monotonic)
         self.hub = Hub(
             self.live,
             context.clock,
@@ -122,7 +124,7 @@ class Gateway:
             self.commands,
             GrpcPast(self.past),
             self.context.log.crash,
-            self.limit,
+            self.users_limit,
             last.grpc_port if last else 0,
         )
         scheme = "s" if self.config.tls_cert else ""

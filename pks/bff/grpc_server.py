@@ -21,6 +21,7 @@ from pks.base.config import Gateway
 from pks.base.errors import PksError, Retryable
 from pks.bff.grpc_service import SERVICE, Access, Booking, Past, Service, caller
 from pks.bff.grpc_status import end, not_authenticated
+from pks.bff.guards import check_rate
 from pks.bff.limits import RateLimit
 from pks.bff.live import Live, NotLive, State
 from pks.bff.ports import PortTaken, ports_of
@@ -180,10 +181,10 @@ class _Judge(grpc.aio.ServerInterceptor):
         token = _token(metadata)
         if not token:
             return not_authenticated()
-        if self._limit.wait(f"Bearer {token}"):
-            return Problem(429, "TOO_MANY_REQUESTS", f"more than {self._limit.rate} requests a second")
         try:
-            caller.set(await self._access.judge(token))
+            principal = await self._access.judge(token)
+            check_rate(self._limit, principal.name)
+            caller.set(principal)
         except (Problem, Retryable) as error:
             return problem_of(error)
         except PksError:

@@ -18,7 +18,14 @@ from pks.bff.rest_auth import principal_of
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from pks.bff.gateway import Gateway
+
 PERMISSION = "permission"
+NEEDS_USER = "/api/"
+
+USERS_AN_ADDRESS = 10
+"""Users who may share an address, each at the full rate; who is nobody has the rate of one."""
 
 
 def asks(permission: Permission) -> dict[str, Any]:
@@ -27,8 +34,10 @@ def asks(permission: Permission) -> dict[str, Any]:
 
 
 async def authenticated(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """The guard of all that is not open: a user by its token, who may do what the handler does. Raises Problem."""
+    """The guard of all that is not open: a user by its token, who may do what the handler does, and not too often. Raises Problem."""
     principal = await principal_of(connection)
+    gateway: Gateway = connection.app.state.gateway
+    check_rate(gateway.users_limit, principal.name)
     wanted = handler.opt.get(PERMISSION, Permission.READ)
     if not principal.may(wanted):
         raise Problem(403, "FORBIDDEN", f"this asks for the permission {wanted}, which none of your roles has")
@@ -36,9 +45,14 @@ async def authenticated(connection: ASGIConnection[Any, Any, Any, Any], handler:
 
 
 async def within_rate(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """The guard against one caller who takes all: by token where there is one, else by address. Raises Problem."""
-    limit: RateLimit = connection.app.state.limit
-    who = connection.headers.get("authorization", "") or (connection.client.host if connection.client else "")
-    wait = limit.wait(who)
+    """The first guard, before anything is judged: an address has room for several users, and for one who is none. Raises Problem."""
+    gateway: Gateway = connection.app.state.gateway
+    is_open = not connection.scope["path"].startswith(NEEDS_USER)
+    check_rate(gateway.addresses_limit, connection.client.host if connection.client else "", USERS_AN_ADDRESS if is_open else 1)
+
+
+def check_rate(limit: RateLimit, who: str, count: int = 1) -> None:
+    """Raise Problem 429 for a caller who asks too often."""
+    wait = limit.wait(who, count)
     if wait:
-        raise Problem(429, "TOO_MANY_REQUESTS", f"more than {limit.rate} requests a second", headers={"Retry-After": str(wait)})
+        raise Problem(429, "TOO_MANY_REQUESTS", "too many requests; the setting is gateway.rate_limit", headers={"Retry-After": str(wait)})

@@ -10,7 +10,7 @@ from pks.bff.pages import page_of
 
 
 def test_the_document_has_every_call_with_words() -> None:
-    gateway = SimpleNamespace(config=Gateway(), access=None, logins=None, limit=None)
+    gateway = SimpleNamespace(config=Gateway(), access=None, logins=None)
     document = make_litestar(gateway).openapi_schema.to_schema()  # type: ignore[arg-type]
     assert document["openapi"].startswith("3.1")
     for path, item in document["paths"].items():
