@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from litestar import Request, Response
 
-from pks.base.errors import Code
+from pks.base.errors import CODES, Code
 from pks.bff.access import Permission
 from pks.bff.approvals import Approvals, Over, over_limit, row_of
 from pks.bff.audit import AuditLog
@@ -158,7 +158,7 @@ class Commands:
             else:
                 said[place] = outcome
         outcomes = iter(await self._booking.book(allowed, principal.name, key) if allowed else ())
-        found = [said[place] if place in said else next(outcomes) for place in range(len(rows))]
+        found = [said[place] if place in said else _without_others(next(outcomes), principal) for place in range(len(rows))]
         for row, outcome in zip(rows, found, strict=True) if each else ():
             self._note(principal, row, outcome, address)
         return found
@@ -234,6 +234,13 @@ class Commands:
             quantity, price = row.quantity or one["quantity"] or "", row.price or one["price"] or ""
             return over_limit(catalogue, self._limits, row.instrument or one["instrument"] or "", row.venue, quantity, price)
         return None
+
+
+def _without_others(outcome: Outcome, principal: Principal) -> Outcome:
+    """A conflict without the event that has the id: it may be of a book that the user does not see."""
+    if principal.books is None or outcome.code != Code.IDEMPOTENCY_CONFLICT.name:
+        return outcome
+    return outcome._replace(sequence=0, reason=CODES[Code.IDEMPOTENCY_CONFLICT])
 
 
 def _not_yours(row: TradeRow, kind: str, meant: Sequence[dict[str, Any]], principal: Principal) -> Problem | None:

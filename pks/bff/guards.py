@@ -16,9 +16,6 @@ from pks.bff.problems import Problem
 from pks.bff.rest_auth import principal_of
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from pks.bff.gateway import Gateway
 
 PERMISSION = "permission"
