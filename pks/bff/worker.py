@@ -97,7 +97,7 @@ def make(context: Context) -> GatewayWorker:
 
 def warm() -> None:
     """What a worker with an intake ring calls, and what a reader of the host does."""
-    from pks.bff.warm import warm_reader
+    from pks.client.warm import warm_reader
     from pks.workers.edges.warm import warm_feed
 
     warm_feed()

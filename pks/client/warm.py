@@ -1,4 +1,4 @@
-"""The kernels that a reader of the host's read-only mappings calls, compiled or loaded once in the zygote, so that the gateway finds them.
+"""The kernels that a reader of the host's read-only mappings calls, compiled or loaded once in the zygote, so that a fork finds them.
 
 They are named with the types of their arguments and not called: most want a segment of a running system.
 """
