@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from litestar.datastructures import State
 from pks.bff import rest_users
 from pks.bff.access import Access
 from pks.bff.guards import authenticated
+from pks.bff.limits import RateLimit
 from pks.bff.logins import Logins
 from pks.bff.problems import Problem, problem_response
 from pks.bff.rest_auth import auth_router
@@ -33,7 +36,7 @@ async def admin(system: AuthSystem, access: Access) -> AsyncIterator[httpx.Async
     app = Litestar(
         [auth_router(), Router("/api/v1", route_handlers=rest_users.HANDLERS, guards=[authenticated])],
         exception_handlers={Problem: problem_response},
-        state=State({"access": access, "logins": logins}),
+        state=State({"access": access, "logins": logins, "gateway": SimpleNamespace(users_limit=RateLimit(0, time.monotonic))}),
         logging_config=None,
         openapi_config=None,
     )
