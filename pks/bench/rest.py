@@ -34,7 +34,8 @@ BOOKS, INSTRUMENTS = 20, 50
 CONNECTIONS = 16
 ROUNDS, ROUND_MS, ROUND_MS_TINY = 3, 3_000, 200
 BOOKINGS, BOOKINGS_TINY = 500, 5
-GETS, GETS_TINY = 2_000, 20
+READ_MS, READ_MS_TINY = 10_000, 200
+FLOW_FILLS = 20_000
 STREAMING, STREAMING_TINY = 100, 3
 FILLS_PER_S = 1_000
 LAGS_MAX = 200_000
@@ -93,12 +94,18 @@ class Caller:
         self._socket.sendall(f"{method} {path} HTTP/1.1\r\n{self._head}{length}\r\n".encode() + body)
         came = b""
         while b"\r\n\r\n" not in came:
-            came += self._socket.recv(RECEIVE_BYTES)
+            came += self._more()
         head, _, content = came.partition(b"\r\n\r\n")
         wanted = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
         while len(content) < wanted:
-            content += self._socket.recv(RECEIVE_BYTES)
+            content += self._more()
         return int(head.split(b" ")[1]), content
+
+    def _more(self) -> bytes:
+        came = self._socket.recv(RECEIVE_BYTES)
+        if not came:
+            raise SystemFailed("has a gateway that ended the connection")
+        return came
 
 
 def measure(plan: Plan) -> Measured:
@@ -114,11 +121,11 @@ def measure(plan: Plan) -> Measured:
             made: Any = trades(BOOKS * INSTRUMENTS, 1, BOOKS, INSTRUMENTS, seed=1, known=True)
             system.send_all(made, 64)
             port, token = _log_in(system, url)
-            caller = Caller(port, token)
             fast, built = _snapshots(loader, port, token, seconds)
+            caller = Caller(port, token)
             booked = _bookings(caller, plan.size(BOOKINGS, BOOKINGS_TINY))
             streams.ask(port, token, streaming)
-            read = _gets(system, caller, plan.size(GETS, GETS_TINY))
+            read = _gets(system, loader, port, token, plan.size(READ_MS, READ_MS_TINY) / 1000)
     snapshot, each = result("snapshots, encoded once", "requests/s", fast), result("the same, built for each", "requests/s", built)
     booking, one = result("a booking until its 201", "ms", booked), result("one position, clients streaming", "ms", read)
     found.promises = [
@@ -194,23 +201,13 @@ def _bookings(caller: Caller, count: int) -> Any:
     return lags
 
 
-def _gets(system: System, caller: Caller, count: int) -> Any:
-    """float64[count]: milliseconds of single positions while fills go on."""
-    import threading
-
-    lags = np.zeros(count)
-    over = threading.Event()
-    made: Any = trades(200_000, 1, BOOKS, INSTRUMENTS, seed=9, known=True)
-    flow = threading.Thread(target=paced_trades, args=(system, made, FILLS_PER_S, 120.0, over.is_set))
-    flow.start()
-    try:
-        for n in range(count):
-            began = time.perf_counter()
-            status, _ = caller.ask("GET", "/api/v1/positions/B1/I1")
-            lags[n] = (time.perf_counter() - began) * 1e3
-            if status != 200:
-                raise SystemFailed(f"does not tell a position: {status}")
-    finally:
-        over.set()
-        flow.join()
-    return lags
+def _gets(system: System, loader: Child, port: int, token: str, seconds: float) -> Any:
+    """float64[n]: milliseconds of single positions, one connection, while fills go on."""
+    request = f"GET /api/v1/positions/B1/I1 HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    made: Any = trades(FLOW_FILLS, 1, BOOKS, INSTRUMENTS, seed=9, known=True)
+    loader.tell(port, request, 1, seconds)
+    paced_trades(system, made, FILLS_PER_S, seconds)
+    _, lags = loader.answer()
+    if not len(lags):
+        raise SystemFailed("does not tell a position")
+    return lags * 1e3
