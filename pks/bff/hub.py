@@ -50,6 +50,9 @@ away. At rest: nothing has changed for RESTS_AFTER_SECONDS.
 
 RESTS_AFTER_SECONDS = 1.0
 
+LONG_REST_SECONDS = 0.02
+"""A pause of this length and more is ended by whoever comes."""
+
 HEARTBEAT_SECONDS = 10.0
 ALERTS_SECONDS = 1.0
 BUFFER_BYTES_MAX = 1 << 18
@@ -298,6 +301,7 @@ class Hub:
     def subscribe(self, client: Client, topics: Iterable[str], wanted: Books, books: Books) -> None:
         """See these topics too. wanted: the books that were asked for, of which `books` may be seen; they hold for all its topics."""
         client.wanted = wanted
+        self._someone.set()
         if books != client.books:
             self.show(client, books)
         for topic in topics:
@@ -470,7 +474,19 @@ class Hub:
             start_ns = self._clock.monotonic_ns()
             worked = self.turn()
             now_ns = self._clock.monotonic_ns()
-            await asyncio.sleep(self._pause(worked, start_ns, now_ns))
+            await self._rest(self._pause(worked, start_ns, now_ns))
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep; a long sleep ends when somebody comes or asks for more, so that nobody's first sight waits for it."""
+        if seconds < LONG_REST_SECONDS:
+            await asyncio.sleep(seconds)
+            return
+        self._someone.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._someone.wait()
+        except TimeoutError:
+            return  # nobody came
 
     def _pause(self, worked: bool, start_ns: int, now_ns: int) -> float:
         cost = (now_ns - start_ns) / NS_PER_SECOND
