@@ -90,7 +90,10 @@ class AuditLog:
         self._count += 1
         outcome = "REFUSED" if code else "OK"
         made = Note(f"{self._life}-{self._count}", self._now_ns(), actor, action, subject, outcome, code, address, session, detail)
-        os.write(self._file, msgspec.json.encode(made) + b"\n")
+        try:
+            os.write(self._file, msgspec.json.encode(made) + b"\n")
+        except OSError as error:  # what was done is done, and is answered so: the note waits in memory alone
+            self._failed(f"the spool cannot be written: {error.strerror or error}")
         self._waiting.append(made)
         self._wakes.set()
 

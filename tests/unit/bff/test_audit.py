@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -92,6 +94,20 @@ async def test_the_next_life_brings_what_the_last_one_left(tmp_path: Path) -> No
     await settle(second, kept)
     assert [note.subject for note in kept.notes] == ["T-0", "T-1", "T-2"]
     assert len({note.name for note in kept.notes}) == 3
+
+
+async def test_a_full_disk_loses_no_note_and_fails_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    kept, failures = Kept(), list[str]()
+    log = log_in(tmp_path, "a", failures)
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_module.os, "write", full)
+        log.note("ann", "BOOK", "T-0")
+    assert failures == ["the spool cannot be written: No space left on device"]
+    await settle(log, kept)
+    assert [note.subject for note in kept.notes] == ["T-0"]
 
 
 def test_commands_wait_when_too_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
