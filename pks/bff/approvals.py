@@ -17,6 +17,7 @@ import msgspec
 
 from pks.base.errors import Code, PksError
 from pks.base.units import InexactNumber, parse_scaled
+from pks.bff.lists import NUMBER_MAX
 from pks.bff.problems import Problem, not_found, refused
 from pks.edges.files.rows import TradeRow
 from pks.edges.postgres import approvals as store
@@ -114,7 +115,7 @@ class Approvals:
     async def decide(self, number: int, principal: Principal, *, approved: bool, reason: str = "") -> Approval:
         """Raises Problem: there is none that this user sees (404), it is his own (403), it is decided (409)."""
         async with self._connect() as connection:
-            found = await store.one(connection, number)
+            found = await store.one(connection, number) if number <= NUMBER_MAX else None
             if found is None or not principal.sees(found.book):
                 raise not_found("approval", str(number))
             if found.actor == principal.name:

@@ -23,6 +23,8 @@ JSON, CSV, ARROW = "application/json", "text/csv", "application/vnd.apache.arrow
 FORMS = (JSON, CSV, ARROW)
 LIMIT_DEFAULT, LIMIT_MAX = 1000, 10_000
 CURSOR_CHARACTERS_MAX = 2048
+NUMBER_MAX = 2**63 - 1
+"""What the number of a row in the database may be."""
 
 Row = Mapping[str, Any]
 

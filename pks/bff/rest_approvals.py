@@ -13,7 +13,7 @@ from litestar.params import FromPath, QueryParameter
 from pks.bff.access import Permission
 from pks.bff.commands import address_of, answer
 from pks.bff.guards import asks
-from pks.bff.lists import JSON, LIMIT_DEFAULT, LIMIT_MAX
+from pks.bff.lists import JSON, LIMIT_DEFAULT, LIMIT_MAX, NUMBER_MAX
 from pks.bff.problems import Problem
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ async def approvals(
     request: Request[Any, Any, Any],
     states: States = None,
     limit: Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, required=False)] = LIMIT_DEFAULT,
-    after: Annotated[int, QueryParameter(name="after", ge=0, required=False, description="number of the last one of the page before")] = 0,
+    after: Annotated[
+        int, QueryParameter(name="after", ge=0, le=NUMBER_MAX, required=False, description="number of the last one of the page before")
+    ] = 0,
 ) -> Response[Any]:
     """Trades above the limit, the oldest first; those that wait unless states are named."""
     gateway: Gateway = request.app.state.gateway

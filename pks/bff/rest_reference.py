@@ -12,6 +12,7 @@ from litestar.params import FromPath, Parameter, QueryParameter
 
 from pks.base.errors import CODES, Code
 from pks.bff.access import Permission
+from pks.bff.commands import body_of
 from pks.bff.guards import asks
 from pks.bff.lists import CSV, JSON, LIMIT_DEFAULT, LIMIT_MAX, form_of, list_response, order_of, page_of
 from pks.bff.problems import Problem, not_found, refused
@@ -70,7 +71,7 @@ async def define(request: Request[Any, Any, Any], kind: Kind) -> Response[Any]:
     """A new row; an instrument's scales and rules are its class's where they are left out. 409 where the code is taken."""
     gateway: Gateway = request.app.state.gateway
     subject, made_of = _kind(kind)
-    fields = _fields(await request.body())
+    fields = body_of(await request.body())
     catalogue = await gateway.booking.catalogue()
     if isinstance(fields.get("code"), str) and catalogue.id_of(subject, fields["code"]):
         raise Problem(409, "ALREADY_DEFINED", "this code is taken: PATCH changes what it stands for", field="code", value=fields["code"])
@@ -85,7 +86,7 @@ async def change(request: Request[Any, Any, Any], kind: Kind, code: FromPath[str
     gateway: Gateway = request.app.state.gateway
     subject, made_of = _kind(kind)
     known = _one(_known(await gateway.booking.catalogue(), subject, request.user), subject, code)
-    fields = _fields(await request.body())
+    fields = body_of(await request.body())
     if fields.get("code", code) != code:
         raise refused(Code.BAD_ROW, "code", fields["code"], "a code is for ever")
     return await _define(request, made_of, {**known, **fields}, 200)
@@ -133,13 +134,6 @@ def _one(known: dict[str, dict[str, Any]], subject: Subject, code: str) -> dict[
     if code not in known:
         raise not_found(subject.name.lower(), code)
     return known[code]
-
-
-def _fields(body: bytes) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError as error:
-        raise Problem(400, Code.BAD_ROW.name, f"the body is not a JSON object: {error}") from None
 
 
 def _with_class_rules(fields: dict[str, Any]) -> dict[str, Any]:

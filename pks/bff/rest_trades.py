@@ -15,7 +15,7 @@ from pks.base.errors import Code
 from pks.bff.access import Permission
 from pks.bff.commands import BATCH, Booked, address_of, answer, batch_answer, key_of_command, one_row
 from pks.bff.guards import asks
-from pks.bff.lists import JSON, LIMIT_DEFAULT, LIMIT_MAX
+from pks.bff.lists import JSON, LIMIT_DEFAULT, LIMIT_MAX, NUMBER_MAX
 from pks.bff.problems import Problem
 from pks.edges.files.rows import RowError, TradeRow
 from pks.edges.files.trades import read_trades
@@ -128,7 +128,7 @@ def _too_many(row: TradeRow | RowError) -> Outcome:
 async def batches(
     request: Request[Any, Any, Any],
     limit: Annotated[int, QueryParameter(name="limit", ge=1, le=LIMIT_MAX, required=False)] = LIMIT_DEFAULT,
-    after: Annotated[int, QueryParameter(name="after", ge=0, required=False, description="`next` of the page before")] = 0,
+    after: Annotated[int, QueryParameter(name="after", ge=0, le=NUMBER_MAX, required=False, description="`next` of the page before")] = 0,
 ) -> Response[Any]:
     """What was uploaded, the newest first: how many rows of each kind, the events that they became. Others' batches for operators only."""
     gateway: Gateway = request.app.state.gateway

@@ -276,6 +276,8 @@ def test_a_second_person_decides_above_the_limit(gateway: Gateway, ann: httpx.Cl
     repeat = ann.post("/api/v1/trades/book", json=body)
     assert (repeat.status_code, repeat.json()["sequence"]) == (200, done.json()["sequence"])
     assert cat.post(f"/api/v1/approvals/{number}/approve").status_code == 409
+    assert cat.post(f"/api/v1/approvals/{2**63}/approve").status_code == 404, "no row of the database has such a number"
+    assert cat.get(f"/api/v1/approvals?after={2**63}").status_code == 400
     other = ann.post("/api/v1/trades/book", json=a_trade("F-2", quantity="10001", price="300")).json()["approval"]
     assert cat.post(f"/api/v1/approvals/{other}/reject", json={"reason": "too much"}).status_code == 200
     refused = ann.post("/api/v1/trades/book", json=a_trade("F-2", quantity="10001", price="300"))
